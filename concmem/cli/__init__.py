@@ -1,0 +1,1 @@
+"""The ``concmem`` command: argument parsing and display, nothing else."""

@@ -1,0 +1,53 @@
+"""``concmem bench``: speed and memory of this version on this host, as ratios."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from dataclasses import asdict
+from typing import Final
+
+from concmem.cli.output import CLEAN, JsonTarget
+
+DESCRIPTION: Final = """\
+Measure speed and memory as ratios within one run: an allocate/free pair against the least that the
+interpreter can do (the floor: two method calls around a list), a large machine against a small one,
+two CPUs against one. Takes about half a minute. Nothing is judged: the goals stand beside.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the sub-command's parser."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure speed and memory, as ratios in one run",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - for stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the sub-command; the exit status."""
+    from concmem.cli.display import make_console, make_table
+    from concmem.workloads.bench import BENCHMARKS
+
+    json = JsonTarget(args.json) if args.json is not None else None
+    measures = []
+    for number, benchmark in enumerate(BENCHMARKS, 1):
+        if sys.stderr.isatty():
+            print(f"measuring {number} of {len(BENCHMARKS)} ...", end="\r", file=sys.stderr)
+        measures.append(benchmark())
+    gil = "GIL" if getattr(sys, "_is_gil_enabled", lambda: True)() else "free-threaded"
+    python = f"Python {platform.python_version()}, {gil}"
+    table = make_table(python, ("what", "median", "min", "max", "unit", "goal"))
+    for measure in measures:
+        values = (f"{value:.2f}" for value in (measure.ratio, measure.low, measure.high))
+        table.add_row(measure.name, *values, measure.unit, measure.goal)
+    to_stderr = json is not None and json.is_stdout
+    make_console(sys.stderr if to_stderr else sys.stdout).print(table)
+    if json is not None:
+        json.write({"python": python, "measures": [asdict(measure) for measure in measures]})
+    return CLEAN

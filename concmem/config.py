@@ -1,0 +1,92 @@
+"""What a machine is made of: checked once, before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from concmem.errors import BadArgument, BadArgumentType
+from concmem.units import (
+    MAX_NR_CPUS,
+    PAGE_SIZE,
+    PAGEBLOCK_NR_PAGES,
+    format_size,
+    parse_size,
+)
+
+PAGEBLOCK_SIZE = PAGEBLOCK_NR_PAGES * PAGE_SIZE
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """All parameters of :class:`concmem.Machine`, in bytes and numbers."""
+
+    cpus: int = 4
+    memory: int = 256 << 20
+    nodes: int = 1
+    cma: int = 0
+    min_free_kbytes: int | None = None
+    pagesets: bool = True
+    classes: Mapping[type, type] = field(default_factory=dict)
+
+    @classmethod
+    def check(
+        cls,
+        *,
+        cpus: object,
+        memory: int | str,
+        nodes: object,
+        cma: int | str,
+        min_free_kbytes: object,
+        pagesets: bool,
+        classes: Mapping[type, type] | None,
+    ) -> MachineConfig:
+        """
+        The checked configuration.
+
+        Raises:
+            BadArgument: something cannot be; the message starts with the parameter's name.
+        """
+        config = cls(
+            cpus=_whole_number("cpus", cpus, 1, MAX_NR_CPUS),
+            memory=parse_size(memory, "memory"),
+            nodes=_whole_number("nodes", nodes, 1, 64),
+            cma=parse_size(cma, "cma"),
+            min_free_kbytes=None
+            if min_free_kbytes is None
+            else _whole_number("min_free_kbytes", min_free_kbytes, 1, 1 << 40),
+            pagesets=pagesets,
+            classes=classes or {},
+        )
+        config._check_memory()
+        for base, replacement in config.classes.items():
+            if not (isinstance(replacement, type) and issubclass(replacement, base)):
+                raise BadArgument(f"classes: {replacement!r} is no subclass of {base.__name__}")
+        return config
+
+    def _check_memory(self) -> None:
+        if self.memory % PAGE_SIZE:
+            raise BadArgument(f"memory: must be a multiple of {PAGE_SIZE}, got {self.memory}")
+        if self.memory < PAGEBLOCK_SIZE * self.nodes:
+            raise BadArgument(
+                f"memory: needs at least one page block ({format_size(PAGEBLOCK_SIZE)}) "
+                f"for each of {self.nodes} node(s), got {format_size(self.memory)}"
+            )
+        if self.memory > 1 << 46:
+            raise BadArgument(f"memory: at most 64T, got {format_size(self.memory)}")
+        if self.min_free_kbytes is not None and self.min_free_kbytes * 1024 > self.memory // 2:
+            raise BadArgument(
+                f"min_free_kbytes: {self.min_free_kbytes} is more than half of memory"
+            )
+        if self.cma % PAGEBLOCK_SIZE:
+            raise BadArgument(
+                f"cma: must be a multiple of {format_size(PAGEBLOCK_SIZE)}, got {self.cma}"
+            )
+
+
+def _whole_number(name: str, value: object, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadArgumentType(f"{name}: expected a whole number, got {value!r}")
+    if not low <= value <= high:
+        raise BadArgument(f"{name}: must be {low} to {high}, got {value}")
+    return value

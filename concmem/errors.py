@@ -1,0 +1,101 @@
+"""
+Every exception class of concmem.
+
+Three families, so that a caller can tell them apart:
+
+* :class:`BadArgument`: the caller passed something that cannot be; nothing was changed.
+* :class:`KernelBug`: a rule of the allocator was broken (double free, corrupted list, ...).
+* :class:`ValidationError`: :meth:`concmem.Machine.verify` found structures that disagree.
+
+Running out of memory is none of them: it is a result (``None``), as in the kernel.
+"""
+
+from __future__ import annotations
+
+
+class ConcmemError(Exception):
+    """Base class of everything concmem raises on purpose."""
+
+
+class BadArgument(ConcmemError, ValueError):
+    """An argument is out of range. The message names the argument; no structure was changed."""
+
+
+class BadArgumentType(BadArgument, TypeError):
+    """An argument has the wrong type, such as an order of 1.5."""
+
+
+class NotACpu(ConcmemError, RuntimeError):
+    """The calling thread is none of the machine's CPUs, so it has no per-CPU data."""
+
+
+class MachineClosed(ConcmemError, RuntimeError):
+    """The machine (or runtime) has been shut down."""
+
+
+class ShutdownTimeout(ConcmemError, RuntimeError):
+    """A CPU would not stop: its body runs without ever calling into the machine."""
+
+
+class InterruptFailed(ConcmemError, RuntimeError):
+    """An interrupt handler that nobody waited for has raised; the cause is chained."""
+
+
+class KernelBug(ConcmemError):
+    """A rule of the kernel was broken, as ``BUG()`` would report it."""
+
+
+class DoubleFree(KernelBug):
+    """Something was freed that is not allocated."""
+
+
+class BadFree(KernelBug):
+    """A free that does not match its allocation: tail page, wrong order, foreign page."""
+
+
+class BadPageState(KernelBug):
+    """``BUG: Bad page state``: a freed page is still mapped, locked or otherwise in use."""
+
+
+class ListCorruption(KernelBug):
+    """``list_add``/``list_del`` found neighbours that do not point back (CONFIG_DEBUG_LIST)."""
+
+
+class LockMisuse(KernelBug, RuntimeError):
+    """A lock was released by somebody who does not hold it, or taken twice by its holder."""
+
+
+class SleepInAtomic(KernelBug):
+    """``BUG: scheduling while atomic``: a sleep with interrupts disabled or in an interrupt."""
+
+
+class ValidationError(ConcmemError, AssertionError):
+    """The structures of the machine disagree. Subclasses say which rule; messages say where."""
+
+
+class FreeListError(ValidationError):
+    """A free block is misaligned, on the wrong list, or could have been merged."""
+
+
+class PageCountError(ValidationError):
+    """A counter differs from what it counts, or pages of a zone are lost."""
+
+
+class PageOwnershipError(ValidationError):
+    """One page is in two places at once."""
+
+
+class TraceError(ConcmemError):
+    """A trace file cannot be read. The message has the file and, where known, the line."""
+
+
+class ScenarioError(BadArgument):
+    """A scenario file has an unknown key or a value that cannot be. The message names it."""
+
+
+class CpuStopped(BaseException):  # noqa: N818 - control flow, never an error to report
+    """
+    Unwinds whatever a CPU runs when its machine is shut down.
+
+    A ``BaseException``, so that ``except Exception`` in a body does not keep the CPU alive.
+    """

@@ -1,0 +1,286 @@
+"""
+Per-CPU page sets: a cache of free pages for each zone and CPU, in front of zone->lock.
+
+Lock order:
+    pcp->lock       lists, count and the tuning fields; taken with trylock only on the hot paths
+    zone->lock      inside it, for refill and flush
+
+The owner takes pcp->lock with trylock: when a remote drain, or this CPU's own interrupted
+operation, holds it, the allocation goes straight to the buddy system.
+
+Follows ``mm/page_alloc.c`` of Linux 6.12: ``rmqueue_pcplist``, ``nr_pcp_alloc``,
+``free_unref_page_commit``, ``nr_pcp_free``, ``free_pcppages_bulk``, ``drain_pages_zone``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from concmem.mm.migratetype import MOVABLE, PCPTYPES
+from concmem.mm.page import Page
+from concmem.mm.statistics import PagesetStatistics
+from concmem.runtime.api import THIS_CPU
+from concmem.units import PAGEBLOCK_ORDER
+
+if TYPE_CHECKING:
+    from concmem.mm.zone import Zone
+    from concmem.runtime.api import Runtime
+
+PAGE_ALLOC_COSTLY_ORDER: Final = 3
+NR_LOWORDER_PCP_LISTS: Final = PCPTYPES * (PAGE_ALLOC_COSTLY_ORDER + 1)
+NR_PCP_LISTS: Final = NR_LOWORDER_PCP_LISTS + 2
+"""Orders 0 to 3 of three types, and two lists for huge pages (order 9): movable or not."""
+PCP_BATCH_SCALE_MAX: Final = 5
+
+
+def pcp_allowed_order(order: int) -> bool:
+    """Whether blocks of *order* are cached at all."""
+    return order <= PAGE_ALLOC_COSTLY_ORDER or order == PAGEBLOCK_ORDER
+
+
+def order_to_pindex(order: int, migratetype: int) -> int:
+    """The list of a page set for an order and type."""
+    if order > PAGE_ALLOC_COSTLY_ORDER:
+        return NR_LOWORDER_PCP_LISTS + (migratetype == MOVABLE)
+    return PCPTYPES * order + migratetype
+
+
+def pindex_to_order(pindex: int) -> int:
+    """The order of the pages on a list."""
+    return PAGEBLOCK_ORDER if pindex >= NR_LOWORDER_PCP_LISTS else pindex // PCPTYPES
+
+
+class PerCpuPageset:
+    """
+    ``struct per_cpu_pages`` and ``struct per_cpu_zonestat`` of one zone and CPU.
+
+    The left end of a list is its head: pages are taken there and put there (hot), and flushed from
+    the right (cold).
+    """
+
+    __slots__ = (
+        "above_mark",
+        "alloc_factor",
+        "batch",
+        "count",
+        "free_count",
+        "high",
+        "high_max",
+        "high_min",
+        "lists",
+        "lock",
+        "max_free_count",
+        "nr_flush",
+        "nr_flushed",
+        "nr_free",
+        "nr_refill",
+        "nr_refilled",
+        "last_high_order_free",
+        "stat_threshold",
+        "trylock",
+        "unlock",
+        "vm_stat_diff",
+        "zone",
+    )
+
+    __guarded_by__: Final = {
+        "count": "lock",
+        "high": "lock",
+        "free_count": "lock",
+        "alloc_factor": "lock",
+        "nr_free": "lock",
+        "vm_stat_diff": THIS_CPU,
+    }
+
+    def __init__(self, rt: Runtime, zone: Zone) -> None:
+        self.zone = zone
+        self.lock = rt.spinlock("&pcp->lock")
+        self.trylock = self.lock.trylock
+        self.unlock = self.lock.release
+        # lock
+        self.lists: tuple[deque[Page], ...] = tuple(deque() for _ in range(NR_PCP_LISTS))
+        self.count = 0
+        """Pages on all lists."""
+        self.free_count = 0
+        """Pages freed lately, without an allocation that needed them."""
+        self.alloc_factor = 0
+        self.last_high_order_free = -1
+        """`nr_free` after the last free of order 1 or more."""
+        self.nr_free = 0
+        """Pages ever freed into the set."""
+        self.nr_refill = self.nr_refilled = 0
+        """Refills, and pages they brought."""
+        self.nr_flush = self.nr_flushed = 0
+        """Flushes and drains, and pages they took."""
+        self.above_mark = False
+        """Whether the zone is above its `fast_mark`; written under zone->lock, read without."""
+        # Written by set_sizes, read without lock: free_pcppages_bulk survives any mixture.
+        self.batch = 1
+        self.max_free_count = 1 << PCP_BATCH_SCALE_MAX
+        self.high = self.high_min = self.high_max = 0
+        # THIS_CPU, with interrupts disabled; others only look
+        self.vm_stat_diff = 0
+        self.stat_threshold = 0
+
+    def set_sizes(self, batch: int, high_min: int, high_max: int) -> None:
+        """
+        Set the limits (``__zone_set_pageset_high_and_batch``), in pages.
+
+        A set with *high_max* 0 and *batch* 1, as it is at boot and for kernel threads, keeps
+        nothing.
+        """
+        # Since Linux kernel commit 8d7a8fa97abe ("mm/page_alloc: insert memory barriers to allow
+        # async update of pcp batch and high") (in v3.11), batch is written before high: a reader
+        # must not see a batch above high. This model follows that.
+        self.batch = batch
+        self.max_free_count = batch << PCP_BATCH_SCALE_MAX
+        self.high_min = high_min
+        self.high_max = high_max
+        with self.lock:
+            self.high = min(max(self.high, high_min), high_max)
+
+    # -- allocate: caller holds the lock
+
+    def rmqueue(self, order: int, migratetype: int, alloc_flags: int) -> Page | None:
+        """A page from the lists, refilled if necessary (``__rmqueue_pcplist``)."""
+        pages = self.lists[order_to_pindex(order, migratetype)]
+        self.free_count >>= 1
+        if not pages and not self._refill(pages, order, migratetype, alloc_flags):
+            return None
+        self.count -= 1 << order
+        return pages.popleft()
+
+    def _refill(self, pages: deque[Page], order: int, migratetype: int, alloc_flags: int) -> bool:
+        """Fetch a batch from the buddy system; whether that gave any page."""
+        wanted = self._nr_pcp_alloc(order)
+        got = self.zone.rmqueue_bulk(order, wanted, pages, migratetype, alloc_flags)
+        self.count += got << order
+        self.nr_refill += 1
+        self.nr_refilled += got << order
+        return bool(pages)
+
+    def _nr_pcp_alloc(self, order: int) -> int:
+        """How many blocks to fetch. Doubles from refill to refill, up to the room there is."""
+        # No lock needed for the sizes: read once, so that they agree with each other.
+        batch, high, high_min, high_max = self.batch, self.high, self.high_min, self.high_max
+        if high_max < batch:
+            return 1  # no caching
+        if order > 0:
+            return max(batch >> order, 2)
+        max_nr_alloc = max(high - self.count - batch, batch)
+        if high_min != high_max and not self.zone.reclaim_active():
+            self.high = min(high + batch, high_max)
+            max_nr_alloc = max(self.high - self.count - batch, batch)
+        nr = batch << self.alloc_factor
+        if nr < max_nr_alloc and self.alloc_factor < PCP_BATCH_SCALE_MAX:
+            self.alloc_factor += 1
+        return min(nr, max_nr_alloc)
+
+    # -- free: caller holds the lock
+
+    def commit(self, page: Page, order: int, migratetype: int) -> None:
+        """Cache a freed page; flush what is too much (``free_unref_page_commit``)."""
+        self.alloc_factor >>= 1
+        pindex = order_to_pindex(order, migratetype)
+        page.migratetype = migratetype
+        self.lists[pindex].appendleft(page)
+        self.count += 1 << order
+        # Several high-order frees in a row, with nothing allocated: the CPU only frees.
+        in_a_row = self.last_high_order_free == self.nr_free
+        self.nr_free += 1 << order
+        if order:
+            self.last_high_order_free = self.nr_free
+        free_high = order > 0 and in_a_row and self.free_count >= self.batch
+        if self.free_count < self.max_free_count:
+            self.free_count += 1 << order
+        if self.count >= self.high or free_high:
+            self.flush(pindex, free_high)
+
+    def flush(self, pindex: int, free_high: bool) -> None:
+        """Too many pages: give some back, beginning with list *pindex*."""
+        batch = self.batch
+        high = self._nr_pcp_high(batch, free_high)
+        if self.count >= high:
+            self._free_pcppages_bulk(self._nr_pcp_free(batch, high, free_high), pindex)
+
+    def _nr_pcp_high(self, batch: int, free_high: bool) -> int:
+        """The limit that counts now: lower while memory is short."""
+        if free_high or not self.high_max:
+            self.high = max(self.high - (batch << PCP_BATCH_SCALE_MAX), self.high_min)
+            return 0
+        if self.high_min == self.high_max:
+            return self.high
+        if self.zone.reclaim_active():
+            self.high = max(self.high - (self.free_count or batch), self.high_min)
+            return min(batch << 2, self.high)
+        if self.zone.below_high():
+            self.high = max(self.high - (self.free_count or batch), self.high_min)
+            return max(self.count, self.high_min)
+        return self.high
+
+    def _nr_pcp_free(self, batch: int, high: int, free_high: bool) -> int:
+        """How many pages to flush."""
+        if free_high:
+            return min(self.count, batch << PCP_BATCH_SCALE_MAX)
+        if high < batch:
+            return max(1, self.count)  # no caching
+        return min(max(self.free_count, batch), high - batch)
+
+    def _free_pcppages_bulk(self, count: int, pindex: int) -> None:
+        """
+        Give *count* pages back, round robin over the lists from *pindex* on, coldest first.
+
+        *count* may be stale, so it is limited to what is there.
+        """
+        count = min(self.count, count)
+        before = self.count
+        batch: list[tuple[Page, int]] = []
+        pindex -= 1
+        while count > 0:
+            pindex = (pindex + 1) % NR_PCP_LISTS
+            if not self.lists[pindex]:
+                continue
+            order = pindex_to_order(pindex)
+            batch.append((self.lists[pindex].pop(), order))
+            self.count -= 1 << order
+            count -= 1 << order
+        self.nr_flush += 1
+        self.nr_flushed += before - self.count
+        self.zone.free_bulk(batch)
+
+    def drain(self) -> bool:
+        """
+        On the owning CPU, as an interrupt: give everything back, unless the set is in use.
+
+        False when this CPU's interrupted operation holds the lock; the caller then asks again.
+
+        Since Linux kernel commit 66eca1021a42 ("mm/page_alloc: fix pcp->count race between
+        drain_pages_zone() vs __rmqueue_pcplist()") (in v6.11), count is read under the lock.
+        """
+        while self.lock.trylock():
+            try:
+                nr = min(self.count, self.batch << PCP_BATCH_SCALE_MAX)
+                if not nr:
+                    return True
+                self._free_pcppages_bulk(nr, 0)
+            finally:
+                self.lock.release()
+        return False
+
+    def statistics(self) -> PagesetStatistics:
+        """A copy of the counters. No lock: for people, not for decisions."""
+        return PagesetStatistics(
+            count=self.count,
+            high=self.high,
+            batch=self.batch,
+            high_min=self.high_min,
+            high_max=self.high_max,
+            # Not counted one by one: what came in and is not there any more was handed out.
+            nr_alloc=self.nr_refilled + self.nr_free - self.nr_flushed - self.count,
+            nr_free=self.nr_free,
+            nr_refill=self.nr_refill,
+            nr_flush=self.nr_flush,
+            vm_stat_diff=self.vm_stat_diff,
+            stat_threshold=self.stat_threshold,
+        )

@@ -1,0 +1,101 @@
+"""
+``/proc/meminfo``: memory of the whole machine, in kB (1024 bytes).
+
+Modelled: MemTotal, MemFree, MemAvailable, CmaTotal, CmaFree and the DirectMap lines. VmallocTotal
+and Hugepagesize are constants of x86-64. Every other line is 0: no page cache, swap, slab, page
+table, huge page or commit accounting is in the statistics this is made from.
+
+MemFree is the zone counters, which drift from the free lists by what the CPUs have not folded in.
+Balloon is newer than 6.12.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from concmem.reports.zones import all_zones, zone_counters
+from concmem.units import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from concmem.mm.statistics import MachineStatistics
+
+NAMES: Final = (
+    *("MemTotal", "MemFree", "MemAvailable", "Buffers", "Cached", "SwapCached"),
+    *("Active", "Inactive", "Active(anon)", "Inactive(anon)", "Active(file)", "Inactive(file)"),
+    *("Unevictable", "Mlocked", "SwapTotal", "SwapFree", "Zswap", "Zswapped"),
+    *("Dirty", "Writeback", "AnonPages", "Mapped", "Shmem"),
+    *("KReclaimable", "Slab", "SReclaimable", "SUnreclaim"),
+    *("KernelStack", "PageTables", "SecPageTables", "NFS_Unstable", "Bounce", "WritebackTmp"),
+    *("CommitLimit", "Committed_AS", "VmallocTotal", "VmallocUsed", "VmallocChunk", "Percpu"),
+    *("AnonHugePages", "ShmemHugePages", "ShmemPmdMapped", "FileHugePages", "FilePmdMapped"),
+    *("CmaTotal", "CmaFree", "Balloon"),
+    *("HugePages_Total", "HugePages_Free", "HugePages_Rsvd", "HugePages_Surp"),
+    *("Hugepagesize", "Hugetlb", "DirectMap4k", "DirectMap2M", "DirectMap1G"),
+)
+"""The lines, in the kernel's order."""
+
+_KB_PER_PAGE: Final = PAGE_SIZE >> 10
+_KB_PER_2M: Final = 2 << 10
+_KB_PER_1G: Final = 1 << 20
+_VMALLOC_TOTAL_KB: Final = (1 << 35) - 1
+
+
+def render(stats: MachineStatistics) -> str:
+    """The text of the file. HugePages_* are counts of huge pages and have no unit."""
+    values = _values(stats)
+    lines = []
+    for name in NAMES:
+        unit = "" if name.startswith("HugePages_") else " kB"
+        lines.append(f"{name + ':':<16}{values.get(name, 0):8d}{unit}\n")
+    return "".join(lines)
+
+
+def totalreserve_pages(stats: MachineStatistics) -> int:
+    """
+    Pages no ordinary allocation can have (``calculate_totalreserve_pages``).
+
+    Of each zone: its high watermark and largest lowmem reserve, but not more than it manages.
+    """
+    return sum(
+        min(zone.managed, zone.watermark_high + max(zone.lowmem_reserve, default=0))
+        for zone in all_zones(stats)
+    )
+
+
+def available_pages(stats: MachineStatistics) -> int:
+    """
+    Pages that could be allocated without swapping (``si_mem_available``).
+
+    The kernel adds a part of the page cache and of the reclaimable slabs; both are 0 here.
+    """
+    return max(0, _free_pages(stats) - totalreserve_pages(stats))
+
+
+def _free_pages(stats: MachineStatistics) -> int:
+    return sum(zone_counters(zone)["nr_free_pages"] for zone in all_zones(stats))
+
+
+def _values(stats: MachineStatistics) -> dict[str, int]:
+    """The modelled lines, kB (huge pages: number)."""
+    zones = list(all_zones(stats))
+    pages = {
+        "MemTotal": sum(zone.managed for zone in zones),
+        "MemFree": _free_pages(stats),
+        "MemAvailable": available_pages(stats),
+        "CmaTotal": sum(zone.cma for zone in zones),
+        "CmaFree": sum(zone_counters(zone)["nr_free_cma"] for zone in zones),
+    }
+    return {
+        **{name: nr * _KB_PER_PAGE for name, nr in pages.items()},
+        **_direct_map(sum(zone.present for zone in zones)),
+        "VmallocTotal": _VMALLOC_TOTAL_KB,
+        "Hugepagesize": _KB_PER_2M,
+    }
+
+
+def _direct_map(present_pages: int) -> dict[str, int]:
+    """All memory, mapped by the largest pages that fit, as if it had no holes; kB."""
+    size = present_pages * _KB_PER_PAGE
+    by_1g = size - size % _KB_PER_1G
+    by_2m = size - by_1g - size % _KB_PER_2M
+    return {"DirectMap4k": size - by_1g - by_2m, "DirectMap2M": by_2m, "DirectMap1G": by_1g}

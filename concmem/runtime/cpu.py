@@ -1,0 +1,317 @@
+"""
+A CPU as an OS thread: its run queue, its interrupts, and how it sleeps.
+
+The thread sleeps on one condition of its own, whatever it waits for: an empty run queue, a wait
+queue, a contended mutex, the acknowledgement of an IPI. Whoever has news for a CPU changes the state
+and notifies that condition, so a sleeping CPU takes interrupts as a real one does in its idle loop.
+
+Locks: ``cond`` protects ``tasks``, ``interrupts`` and ``stoppers`` and everything that a predicate
+given to :meth:`Sleeper.sleep_until` reads. ``irqs_enabled`` belongs to the CPU's own thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from time import monotonic
+from typing import Any
+
+from concmem.errors import CpuStopped, MachineClosed, SleepInAtomic
+
+
+class Sleeper:
+    """Anything that can wait: a CPU, or for one call a thread that is none."""
+
+    def __init__(self) -> None:
+        self.cond = threading.Condition(threading.Lock())
+
+    def assert_may_sleep(self) -> None:
+        """Raise `SleepInAtomic` where a sleep would be a bug."""
+
+    def sleep_until(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Sleep until *predicate* (called with `cond` held) is true; its last value."""
+        with self.cond:
+            return self.cond.wait_for(predicate, timeout)
+
+    def notify(self) -> None:
+        """Make the sleeper look at its predicate again."""
+        with self.cond:
+            self.cond.notify_all()
+
+
+class Waiter:
+    """One sleep: who sleeps, and whether it has been ended. Set once, by the waker."""
+
+    __slots__ = ("sleeper", "woken")
+
+    def __init__(self, sleeper: Sleeper) -> None:
+        self.sleeper = sleeper
+        self.woken = False
+
+    def is_woken(self) -> bool:
+        return self.woken
+
+    def sleep(self, timeout: float | None = None) -> bool:
+        """Sleep until :meth:`wake`; false on a time-out."""
+        return self.sleeper.sleep_until(self.is_woken, timeout)
+
+    def wake(self) -> None:
+        with self.sleeper.cond:
+            self.woken = True
+            self.sleeper.cond.notify_all()
+
+
+class Call:
+    """An interrupt that somebody waits for (``struct call_single_data``)."""
+
+    __slots__ = ("error", "fn", "result", "waiter")
+
+    def __init__(self, fn: Callable[[], Any], sleeper: Sleeper) -> None:
+        self.fn = fn
+        self.waiter = Waiter(sleeper)
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def __call__(self) -> None:
+        try:
+            self.result = self.fn()
+        except BaseException as error:
+            self.error = error
+            if isinstance(error, CpuStopped):
+                raise
+        finally:
+            self.waiter.wake()
+
+    def wait(self) -> Any:
+        """Sleep until the target CPU has run it; its result, or raises what it raised."""
+        self.waiter.sleep()
+        if isinstance(self.error, CpuStopped):
+            raise MachineClosed("the CPU was shut down before it took the interrupt")
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+class Cpu(Sleeper):
+    """
+    One simulated CPU, or one kernel thread.
+
+    Args:
+        number: what ``smp_processor_id()`` returns on it.
+        enter: called first on the new thread, to bind it to its per-CPU data.
+        on_interrupt_failure: told of handlers that raised while nobody waited for them.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        name: str,
+        enter: Callable[[Cpu], None],
+        on_interrupt_failure: Callable[[Cpu, BaseException], None],
+    ) -> None:
+        super().__init__()
+        self.number = number
+        self.name = name
+        self.native_id = 0
+        self._enter = enter
+        self._on_interrupt_failure = on_interrupt_failure
+        # cond: tasks, interrupts, stoppers, nr_posted, stopping, gone
+        self.tasks: deque[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = deque()
+        self.interrupts: deque[Callable[[], Any]] = deque()
+        self.stoppers: deque[Callable[[], None]] = deque()
+        self.nr_posted = 0
+        self.stopping = False
+        self.gone = False
+        # `attention` is written under cond and read without: it only ever says "look under cond".
+        # A CPU that misses a fresh True sees it at its next point.
+        self.area: list[Any] = [False]
+        """Item 0, `attention`, then this CPU's per-CPU data."""
+        # this CPU's thread only
+        self.irqs_enabled = True
+        self.in_interrupt = False
+        self.nr_interrupts = 0
+        self.nr_taken = 0
+        self.thread = threading.Thread(target=self._main, name=name, daemon=True)
+
+    @property
+    def attention(self) -> bool:
+        """Whether the CPU should look for interrupts, or park, or stop."""
+        return bool(self.area[0])
+
+    @attention.setter
+    def attention(self, attention: bool) -> None:
+        self.area[0] = attention
+
+    # -- the thread
+
+    def start(self) -> None:
+        self.thread.start()
+        self.native_id = self.thread.native_id or 0
+
+    def _main(self) -> None:
+        self._enter(self)
+        try:
+            while True:
+                self.sleep_until(self._has_task)
+                future, fn, args = self.tasks.popleft()
+                if future.set_running_or_notify_cancel():
+                    self._run_task(future, fn, args)
+                del future, fn, args  # an idle CPU keeps nothing alive
+        except CpuStopped:
+            self._cancel_all()
+
+    def _has_task(self) -> bool:
+        return bool(self.tasks)
+
+    def _run_task(self, future: Future[Any], fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        try:
+            result = fn(*args)
+        except CpuStopped:
+            future.set_exception(MachineClosed(f"{self.name} was shut down while running a body"))
+            raise
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        finally:
+            # A body that raised between local_irq_save and restore must not leave a deaf CPU.
+            self.irqs_enabled = True
+
+    def _cancel_all(self) -> None:
+        """On the way out: nobody may wait for ever for a CPU that is gone."""
+        with self.cond:
+            self.stopping = self.gone = True
+            tasks, self.tasks = list(self.tasks), deque()
+            calls, self.interrupts = list(self.interrupts), deque()
+            stoppers, self.stoppers = list(self.stoppers), deque()
+            self.cond.notify_all()
+        for future, _, _ in tasks:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(MachineClosed(f"{self.name} was shut down"))
+        for call in calls:
+            if isinstance(call, Call):
+                call.error = CpuStopped()
+                call.waiter.wake()
+        for stopper in stoppers:
+            stopper()
+
+    # -- news from elsewhere
+
+    def post_task(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Future[Any]:
+        future: Future[Any] = Future()
+        with self.cond:
+            self._check_alive()
+            self.tasks.append((future, fn, args))
+            self.cond.notify_all()
+        return future
+
+    def post_interrupt(self, fn: Callable[[], Any]) -> None:
+        with self.cond:
+            self._check_alive()
+            self.interrupts.append(fn)
+            self.nr_posted += 1
+            self.attention = True
+            self.cond.notify_all()
+
+    def flush_interrupts(self) -> None:
+        """On a thread that is no CPU: wait until what has been posted by now has been taken."""
+        with self.cond:
+            last = self.nr_posted
+            self.cond.wait_for(lambda: self.gone or self.nr_taken >= last)
+
+    def post_stopper(self, fn: Callable[[], None]) -> bool:
+        """Have *fn* run between two operations; false when the CPU is gone."""
+        with self.cond:
+            if self.gone:  # one that is only going still runs its body
+                return False
+            self.stoppers.append(fn)
+            self.attention = True
+            self.cond.notify_all()
+            return True
+
+    def post_stop(self) -> None:
+        with self.cond:
+            self.stopping = True
+            self.attention = True
+            self.cond.notify_all()
+
+    def _check_alive(self) -> None:
+        if self.stopping:
+            raise MachineClosed(f"{self.name} has been shut down")
+
+    # -- on the CPU's own thread
+
+    def take_interrupts(self) -> None:
+        """Run what has been posted, if interrupts are enabled, and with them disabled."""
+        while self.irqs_enabled:
+            with self.cond:
+                if not self.interrupts:
+                    self.attention = self.stopping or bool(self.stoppers)
+                    self.cond.notify_all()  # for flush_interrupts
+                    return
+                handler = self.interrupts.popleft()
+            self.run_handler(handler)
+            self.nr_taken += 1
+
+    def run_handler(self, handler: Callable[[], Any]) -> None:
+        """Run one interrupt handler here and now."""
+        nested = self.in_interrupt
+        enabled = self.irqs_enabled
+        self.irqs_enabled = False
+        self.in_interrupt = True
+        self.nr_interrupts += 1
+        try:
+            handler()
+        except CpuStopped:
+            raise
+        except BaseException as error:
+            self._on_interrupt_failure(self, error)
+        finally:
+            self.in_interrupt = nested
+            self.irqs_enabled = enabled
+
+    def schedule(self) -> None:
+        """Between two operations: take interrupts, park for ``stop_machine``, stop."""
+        if self.in_interrupt or not self.irqs_enabled:
+            return
+        self.take_interrupts()
+        self._park()
+        if self.stopping:
+            raise CpuStopped
+
+    def relax(self) -> None:
+        """While waiting for another CPU: take interrupts; stop, as that CPU may be gone."""
+        self.take_interrupts()
+        if self.stopping and not self.in_interrupt:
+            raise CpuStopped
+
+    def _park(self) -> None:
+        while True:
+            with self.cond:
+                if not self.stoppers:
+                    self.attention = self.stopping or bool(self.interrupts)
+                    return
+                stopper = self.stoppers.popleft()
+            stopper()
+
+    def assert_may_sleep(self) -> None:
+        if self.in_interrupt or not self.irqs_enabled:
+            where = "an interrupt handler" if self.in_interrupt else "a section with irqs disabled"
+            raise SleepInAtomic(f"BUG: scheduling while atomic: {self.name} sleeps in {where}")
+
+    def sleep_until(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
+        """As `Sleeper.sleep_until`, taking interrupts meanwhile. Raises `CpuStopped` on shutdown."""
+        self.assert_may_sleep()
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            with self.cond:
+                while not self.attention:
+                    if predicate():
+                        return True
+                    remaining = None if deadline is None else deadline - monotonic()
+                    if remaining is not None and remaining <= 0:
+                        return False
+                    self.cond.wait(remaining)
+            self.schedule()

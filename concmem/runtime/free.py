@@ -1,0 +1,461 @@
+"""
+The free-running mode: CPUs are OS threads and nothing decides their order but the host.
+
+Per-CPU data: as ``gs`` points to a CPU's area on x86-64, a context variable holds each thread's
+*area*, a list; a per-CPU variable is an offset into it. Finding it costs one C call and one index,
+takes no lock, and touches one shared object only, which on a free-threaded interpreter is what
+decides whether CPUs scale (every use of a shared object is a contended reference count).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from contextvars import ContextVar
+from functools import partial
+from time import perf_counter_ns, sleep
+from typing import Any, Final, Generic, NoReturn, TypeVar, cast
+
+from concmem.errors import (
+    BadArgument,
+    BadArgumentType,
+    InterruptFailed,
+    MachineClosed,
+    NotACpu,
+    ShutdownTimeout,
+    SleepInAtomic,
+)
+from concmem.runtime import api
+from concmem.runtime.cpu import Call, Cpu, Sleeper
+from concmem.runtime.locks import (
+    FreeAtomic,
+    FreeCell,
+    FreeMutex,
+    FreeRefcount,
+    FreeRwSem,
+    FreeSpinlock,
+    FreeWaitQueue,
+    IrqSafeLock,
+)
+from concmem.runtime.lockstat import LockStat, StatLock, StatRwSem
+from concmem.units import HZ, MAX_NR_CPUS
+
+T = TypeVar("T")
+
+_CPU: Final = 1
+"""Offset of the `Cpu` itself in its area; item 0 is its `attention`."""
+
+SHUTDOWN_TIMEOUT: Final = 30.0
+"""Seconds that :meth:`FreeRuntime.shutdown` gives a body to reach a point."""
+
+
+class _NoArea(list[Any]):
+    """The area of a thread that is no CPU: every use says so."""
+
+    def __getitem__(self, _offset: object) -> NoReturn:
+        raise NotACpu(
+            f"thread {threading.current_thread().name!r} is no CPU of this machine: "
+            "run the call on one, with machine.run([...]) or machine.submit(cpu, fn)"
+        )
+
+
+class FreePerCpu(Generic[T]):
+    """A per-CPU variable: an offset into each CPU's area."""
+
+    def __init__(self, runtime: FreeRuntime, factory: Callable[[], T], name: str) -> None:
+        self.name = name
+        self._runtime = runtime
+        self.offset = offset = runtime.allocate_percpu(factory)
+        area = runtime.area
+
+        # A closure, not a method: no shared `self` on the way.
+        def this() -> T:
+            return cast(T, area()[offset])
+
+        self.this = this
+
+    def of(self, cpu: int) -> T:
+        areas = self._runtime.areas
+        if isinstance(cpu, bool) or not isinstance(cpu, int):
+            raise BadArgumentType(f"cpu: expected a CPU number, got {cpu!r}")
+        if not 0 <= cpu < len(areas):
+            raise BadArgument(f"cpu: there is no CPU {cpu}, only 0 to {self._runtime.nr_cpus - 1}")
+        return cast(T, areas[cpu][self.offset])
+
+    def all(self) -> Sequence[T]:
+        return [area[self.offset] for area in self._runtime.areas]
+
+
+class FreeRuntime(api.Runtime):
+    """
+    CPUs as OS threads, locks as ``threading.Lock``.
+
+    Args:
+        nr_cpus: 1 to 256.
+        seed: of `rng`.
+        lockstat: keep lock statistics (wait and hold times by lock class).
+        pin: bind the thread of CPU *i* to the *i*-th host CPU allowed, round and round.
+    """
+
+    name = "free"
+
+    def __init__(
+        self, nr_cpus: int = 4, *, seed: int = 0, lockstat: bool = False, pin: bool = False
+    ) -> None:
+        if isinstance(nr_cpus, bool) or not isinstance(nr_cpus, int):
+            raise BadArgumentType(f"cpus: expected a whole number, got {nr_cpus!r}")
+        if not 1 <= nr_cpus <= MAX_NR_CPUS:
+            raise BadArgument(f"cpus: must be 1 to {MAX_NR_CPUS}, got {nr_cpus}")
+        self.nr_cpus = nr_cpus
+        self.seed = seed
+        self.lockstat = LockStat() if lockstat else None
+        self._pin_to = sorted(os.sched_getaffinity(0)) if pin else []
+        self._area: ContextVar[list[Any]] = ContextVar("concmem_area", default=_NoArea())  # noqa: B039
+        self.area = self._area.get
+        self._percpu_lock = threading.Lock()
+        # _percpu_lock: cpus, areas, _factories, _closed, _stop. The lists are appended to only and
+        # read without it: a reader sees a prefix, and every index it can know of is in it.
+        self.cpus: list[Cpu] = []
+        self.areas: list[list[Any]] = []
+        self._factories: list[Callable[[], Any]] = []
+        self._closed = False
+        self._stop: _Stop | None = None
+        self._failures: deque[BaseException] = deque()
+        self._start_ns = perf_counter_ns()
+        self._bind_hot_paths()
+        self._stop_mutex = FreeMutex("stop_machine", self.sleeper)
+        try:
+            for number in range(nr_cpus):
+                self._add_cpu(f"concmem-cpu{number}")
+        except BaseException:
+            self.shutdown()
+            raise
+
+    def _bind_hot_paths(self) -> None:
+        area = self.area
+
+        def smp_processor_id() -> int:
+            return cast(int, area()[_CPU].number)
+
+        def cond_resched() -> None:
+            # No lock: `attention` only says "look under the lock"; missed now, seen next time.
+            here = area()
+            if here[0]:
+                here[_CPU].schedule()
+
+        self.smp_processor_id = smp_processor_id
+        self.cond_resched = cond_resched
+
+    # -- CPUs
+
+    def _add_cpu(self, name: str) -> Cpu:
+        values: list[Any] = []
+        while True:
+            # Factories are the caller's code: they may raise or make per-CPU variables. No lock.
+            values += [factory() for factory in self._factories[len(values) :]]
+            with self._percpu_lock:
+                if len(values) == len(self._factories):
+                    return self._start_cpu(name, values)
+
+    def _start_cpu(self, name: str, values: list[Any]) -> Cpu:
+        """Caller holds _percpu_lock. If there is no thread to be had, nothing has changed."""
+        if self._closed:
+            raise MachineClosed(f"{name}: the machine has been shut down")
+        cpu = Cpu(len(self.cpus), name, self._enter, self._on_interrupt_failure)
+        cpu.area += [cpu, {}, *values]
+        if self._stop is not None:  # stop_machine is running: come up parked
+            cpu.post_stopper(self._stop.stay)
+        try:
+            cpu.start()
+        except BaseException:
+            cpu.post_stop()  # if interrupted while the thread was starting
+            raise
+        self.areas.append(cpu.area)
+        self.cpus.append(cpu)
+        return cpu
+
+    def _enter(self, cpu: Cpu) -> None:
+        self._area.set(cpu.area)
+        if self._pin_to:
+            os.sched_setaffinity(0, {self._pin_to[cpu.number % len(self._pin_to)]})
+
+    def allocate_percpu(self, factory: Callable[[], Any]) -> int:
+        """Add a variable to every area; its offset."""
+        values: list[Any] = []
+        while True:
+            values += [factory() for _ in self.areas[len(values) :]]  # no lock: see _add_cpu
+            with self._percpu_lock:
+                if len(values) == len(self.areas):
+                    self._factories.append(factory)
+                    for area, value in zip(self.areas, values, strict=True):
+                        area.append(value)
+                    return len(self._factories) + api.HOT
+
+    def this_cpu(self) -> Cpu:
+        return cast(Cpu, self.area()[_CPU])
+
+    def on_cpu(self) -> bool:
+        """Whether the calling thread is one of this runtime's CPUs."""
+        return self.area().__class__ is not _NoArea
+
+    def sleeper(self) -> Sleeper:
+        """What the calling thread sleeps on: its CPU, or for other threads a new sleeper."""
+        return self.this_cpu() if self.on_cpu() else Sleeper()
+
+    def check_cpu(self, cpu: int) -> Cpu:
+        """The CPU of that number, or `BadArgument`."""
+        if isinstance(cpu, bool) or not isinstance(cpu, int):
+            raise BadArgumentType(f"cpu: expected a CPU number, got {cpu!r}")
+        if not 0 <= cpu < self.nr_cpus:
+            raise BadArgument(f"cpu: there is no CPU {cpu}, only 0 to {self.nr_cpus - 1}")
+        return self.cpus[cpu]
+
+    def submit(self, cpu: int, fn: Callable[..., T], /, *args: Any) -> Future[T]:
+        return self.check_cpu(cpu).post_task(fn, args)
+
+    def run(self, bodies: Sequence[Callable[[], T] | None]) -> list[T | None]:
+        if len(bodies) > self.nr_cpus:
+            raise BadArgument(f"bodies: {len(bodies)} of them, but only {self.nr_cpus} CPUs")
+        if self.on_cpu():
+            raise SleepInAtomic("run() waits for all CPUs: call it from a thread that is no CPU")
+        futures = [
+            None if body is None else self.submit(cpu, body) for cpu, body in enumerate(bodies)
+        ]
+        wait([future for future in futures if future is not None])
+        for cpu in self.cpus[: self.nr_cpus]:
+            cpu.flush_interrupts()  # those of the bodies, whose failures belong to this run
+        failures: list[BaseException] = []
+        for future in futures:
+            error = None if future is None else future.exception()
+            if error is not None:
+                failures.append(error)
+        with suppress(IndexError):  # until empty, also while others append or take
+            while True:
+                failures.append(self._failures.popleft())
+        if failures:
+            # An ExceptionGroup, unless a body raised something like KeyboardInterrupt.
+            raise BaseExceptionGroup(f"{len(failures)} failure(s) on the CPUs", failures)
+        return [None if future is None else future.result() for future in futures]
+
+    def _on_interrupt_failure(self, cpu: Cpu, error: BaseException) -> None:
+        failure = InterruptFailed(f"an interrupt handler on {cpu.name} raised {error!r}")
+        failure.__cause__ = error
+        self._failures.append(failure)
+
+    def kthread_run(self, fn: Callable[[], None], name: str) -> int:
+        cpu = self._add_cpu(f"concmem-{name}")
+        cpu.post_task(fn, ()).add_done_callback(partial(self._on_kthread_end, cpu.name))
+        return cpu.number
+
+    def _on_kthread_end(self, name: str, future: Future[None]) -> None:
+        error = future.exception()
+        if error is not None and not isinstance(error, MachineClosed):
+            error.add_note(f"raised in kernel thread {name}")
+            self._failures.append(error)
+
+    # -- interrupts
+
+    def cpu_relax(self) -> None:
+        cpu = self.this_cpu()
+        if cpu.attention:
+            cpu.relax()
+        sleep(0)  # lets another thread run
+
+    def local_irq_save(self) -> bool:
+        if not self.on_cpu():
+            return False  # a thread that is no CPU gets no interrupts
+        cpu = self.this_cpu()
+        enabled = cpu.irqs_enabled
+        cpu.irqs_enabled = False
+        return enabled
+
+    def local_irq_restore(self, flags: bool) -> None:
+        if not flags:
+            return  # they were disabled before, and still are
+        cpu = self.this_cpu()
+        cpu.irqs_enabled = True
+        # No lock: see Cpu.attention.
+        if cpu.attention:
+            cpu.take_interrupts()
+
+    def call_on(self, cpu: int, fn: Callable[[], Any], wait: bool = True) -> Any:
+        target = self.check_cpu(cpu)
+        sleeper = self.sleeper()
+        if sleeper is target:
+            return self._call_here(target, fn, wait)
+        if not wait:
+            target.post_interrupt(fn)
+            return None
+        sleeper.assert_may_sleep()  # else two CPUs that call each other wait for ever
+        call = Call(fn, sleeper)
+        target.post_interrupt(call)
+        return call.wait()
+
+    def _call_here(self, cpu: Cpu, fn: Callable[[], Any], wait: bool) -> Any:
+        if not wait:
+            cpu.run_handler(fn)
+            return None
+        call = Call(fn, cpu)
+        cpu.run_handler(call)
+        if call.error is not None:
+            raise call.error
+        return call.result
+
+    def on_each_cpu(self, fn: Callable[[], Any], wait: bool = True) -> None:
+        sleeper = self.sleeper()
+        others = [cpu for cpu in self.cpus[: self.nr_cpus] if cpu is not sleeper]
+        if wait:
+            sleeper.assert_may_sleep()
+        calls = [Call(fn, sleeper) for _ in others] if wait else []
+        handlers: Sequence[Callable[[], Any]] = calls or [fn] * len(others)
+        for cpu, handler in zip(others, handlers, strict=True):
+            cpu.post_interrupt(handler)
+        failures: list[Exception] = []
+        if isinstance(sleeper, Cpu) and sleeper.number < self.nr_cpus:
+            _collect(lambda: self._call_here(sleeper, fn, wait), failures)
+        for call in calls:
+            _collect(call.wait, failures)
+        if failures:
+            raise ExceptionGroup("on_each_cpu: handlers raised", failures)
+
+    # -- primitives
+
+    def spinlock(self, name: str, irqsave: bool = False) -> api.Lock:
+        lock = self._make_spinlock(name)
+        if irqsave:
+            return IrqSafeLock(lock, self.local_irq_save, self.local_irq_restore)
+        return lock
+
+    def _make_spinlock(self, name: str) -> api.Lock:
+        return self._with_lockstat(FreeSpinlock(name))
+
+    def mutex(self, name: str) -> api.Lock:
+        return self._with_lockstat(FreeMutex(name, self.sleeper), self.sleeper)
+
+    def _with_lockstat(
+        self, lock: api.Lock, sleeper: Callable[[], Sleeper] | None = None
+    ) -> api.Lock:
+        if self.lockstat is None:
+            return lock
+        return StatLock(lock, self.lockstat.register(lock.name), self._cpu_or_none, sleeper)
+
+    def _cpu_or_none(self) -> int:
+        """The CPU number for the statistics; nr_cpus for a thread that is none."""
+        return self.this_cpu().number if self.on_cpu() else self.nr_cpus
+
+    def rwsem(self, name: str) -> api.RwSem:
+        if self.lockstat is None:
+            return FreeRwSem(name, self.sleeper)
+        return StatRwSem(name, self.sleeper, self.lockstat, self._cpu_or_none)
+
+    def waitqueue(self, lock: api.Lock, name: str) -> api.WaitQueue:
+        return FreeWaitQueue(lock, name, self.sleeper)
+
+    def cell(self, value: T, name: str) -> api.Cell[T]:
+        return FreeCell(value, name)
+
+    def atomic(self, value: int, name: str) -> api.Atomic:
+        return FreeAtomic(value, name)
+
+    def refcount(self, name: str) -> api.Refcount:
+        return FreeRefcount(name)
+
+    def percpu(self, factory: Callable[[], T], name: str) -> api.PerCpu[T]:
+        return FreePerCpu(self, factory, name)
+
+    def watch(self, obj: T) -> T:
+        return obj
+
+    # -- time
+
+    @property
+    def jiffies(self) -> int:
+        return self.clock_ns() * HZ // 1_000_000_000
+
+    def clock_ns(self) -> int:
+        return perf_counter_ns() - self._start_ns
+
+    def rng(self, stream: object) -> random.Random:
+        """A generator for *stream*, the same in every run with the same seed."""
+        return random.Random(f"{self.seed}/{stream}")
+
+    # -- stopping
+
+    def stop_machine(self, fn: Callable[[], T]) -> T:
+        if self._closed:
+            raise MachineClosed("stop_machine: the machine has been shut down")
+        with self._stop_mutex:
+            sleeper = self.sleeper()
+            stop = _Stop(sleeper)
+            try:
+                with self._percpu_lock:
+                    self._stop = stop  # CPUs that come from now on come up parked
+                    cpus = list(self.cpus)
+                for cpu in cpus:
+                    if cpu is not sleeper and not cpu.post_stopper(stop.park):
+                        stop.park_nobody()
+                    stop.expected += cpu is not sleeper
+                stop.wait_for_all()
+                return fn()
+            finally:
+                with self._percpu_lock:
+                    self._stop = None
+                stop.release()
+
+    def shutdown(self) -> None:
+        if self.on_cpu():
+            raise SleepInAtomic("shutdown() joins all CPUs: call it from a thread that is no CPU")
+        with self._percpu_lock:
+            self._closed = True
+        for cpu in self.cpus:
+            cpu.post_stop()
+        for cpu in self.cpus:
+            cpu.thread.join(SHUTDOWN_TIMEOUT)
+            if cpu.thread.is_alive():
+                raise ShutdownTimeout(
+                    f"{cpu.name} did not stop within {SHUTDOWN_TIMEOUT:.0f} s: its body runs without "
+                    "calling the machine, or waits for something that never comes"
+                )
+
+
+def _collect(fn: Callable[[], Any], failures: list[Exception]) -> None:
+    try:
+        fn()
+    except Exception as error:
+        failures.append(error)
+
+
+class _Stop:
+    """One ``stop_machine``: CPUs come, wait together, and go on together."""
+
+    def __init__(self, sleeper: Sleeper) -> None:
+        self._sleeper = sleeper
+        self._gate = threading.Event()
+        self.expected = 0
+        self._parked = 0  # under the sleeper's cond
+
+    def park(self) -> None:
+        """On a CPU: say that it is parked, and stay until :meth:`release`."""
+        self.park_nobody()
+        self.stay()
+
+    def stay(self) -> None:
+        """On a CPU: wait for :meth:`release`."""
+        self._gate.wait()
+
+    def park_nobody(self) -> None:
+        """Count a CPU as parked: it is gone."""
+        with self._sleeper.cond:
+            self._parked += 1
+            self._sleeper.cond.notify_all()
+
+    def wait_for_all(self) -> None:
+        self._sleeper.sleep_until(lambda: self._parked >= self.expected)
+
+    def release(self) -> None:
+        self._gate.set()

@@ -1,0 +1,228 @@
+"""
+The director of a stress run: a thread that starts phases, verifies between operations, and ends.
+
+It is a thread of its own so that ``KeyboardInterrupt``, which Python raises in the main thread
+wherever that happens to be, never comes in the middle of what it does to the machine.
+
+Locks: none. `errors`, `phases` and `verifications` are written by this thread only and read by
+others for display; `stopping` is set by anybody, once.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from concmem.errors import PageCountError
+from concmem.workloads.result import MemoryResult, PhaseResult, flatten
+from concmem.workloads.worker import Progress, Worker
+
+if TYPE_CHECKING:
+    from concmem.machine import Machine
+    from concmem.workloads.base import Workload
+    from concmem.workloads.scenario import Phase, Scenario
+
+
+class Director(threading.Thread):
+    """Runs *scenario* on *machine*. `start` it, `join` it, read what it found."""
+
+    def __init__(self, machine: Machine, scenario: Scenario) -> None:
+        super().__init__(name="concmem-stress", daemon=True)
+        self.machine = machine
+        self.scenario = scenario
+        progress = machine.runtime.percpu(Progress, "stress_progress")
+        self.workers = [
+            Worker(machine, cpu, progress.of(cpu)) for cpu in range(len(progress.all()))
+        ]
+        """One for each CPU, then one for each kernel thread, whose shrinkers free pages."""
+        self.cpus = self.workers[: machine.runtime.nr_cpus]
+        self.errors: list[BaseException] = []
+        self.phases: list[PhaseResult] = []
+        self.verifications = 0
+        self.current = ""
+        """What is going on: the name of a workload, or ``verify``."""
+        self.stopping = False
+        self._allocated_before = memory_in_use(machine).allocated
+
+    def operations(self) -> int:
+        """Operations so far, kernel threads included."""
+        return sum(worker.progress.operations for worker in self.workers)
+
+    def stop(self) -> None:
+        """End soon: bodies after their current operation, the run without its next phase."""
+        self.stopping = True
+        for worker in self.workers:
+            worker.stopped = True
+
+    # -- this thread
+
+    def run(self) -> None:
+        """All phases, and the last verification."""
+        try:
+            for phase in self.scenario.phases:
+                if self.stopping:
+                    break
+                self._run_phase(phase)
+            self._verify()
+            if not self.errors:
+                self._check_all_freed()
+        except BaseException as error:
+            self._failed(error)
+        self.current = ""
+
+    def _failed(self, error: BaseException) -> None:
+        """Keep what went wrong, and end the run."""
+        self.errors.extend(flatten(error))
+        self.stop()
+
+    def _run_phase(self, phase: Phase) -> None:
+        self.current = phase.name
+        began, operations = perf_counter(), self.operations()
+        workload = phase.workload()
+        workload.start(self.machine, self.workers)
+        try:
+            self._release_cpus(phase)
+            futures = [
+                self.machine.submit(worker.cpu, self._on_cpu, workload, worker)
+                for worker in self.cpus
+            ]
+            self._watch(futures, phase, began)
+        finally:
+            workload.end(self.machine)
+            self._on_all_cpus(workload)
+        self.phases.append(
+            PhaseResult(
+                phase.name,
+                self.operations() - operations,
+                perf_counter() - began,
+                not self.stopping,
+            )
+        )
+
+    def _release_cpus(self, phase: Phase) -> None:
+        ops = self.scenario.ops
+        for worker in self.cpus:
+            quota = 1 << 62 if ops is None else max(1, round(ops * self.scenario.share(phase)))
+            worker.limit = worker.progress.operations + quota
+            worker.stopped = False
+        # After the flags were cleared: in either order, somebody sees the other's store.
+        if self.stopping:
+            self.stop()
+
+    def _watch(self, futures: list[Future[None]], phase: Phase, began: float) -> None:
+        """Until all bodies have ended: verify at intervals, stop them at the deadline."""
+        seconds = self.scenario.seconds
+        deadline = None if seconds is None else began + seconds * self.scenario.share(phase)
+        every = self.scenario.verify_every
+        next_verify = began + every if every else None
+        pending = set(futures)
+        while pending:
+            times = [time for time in (deadline, next_verify) if time is not None]
+            timeout = max(0.0, min(times) - perf_counter()) if times else None
+            done, pending = wait(pending, timeout, FIRST_EXCEPTION)
+            self._collect(done)
+            now = perf_counter()
+            if deadline is not None and now >= deadline:
+                deadline = None
+                for worker in self.cpus:
+                    worker.stopped = True
+            if next_verify is not None and now >= next_verify and pending and not self.errors:
+                self._verify()
+                self.current = phase.name
+                next_verify = perf_counter() + every
+            elif self.errors:
+                next_verify = None
+
+    def _collect(self, done: set[Future[None]]) -> None:
+        for future in done:
+            error = future.exception()
+            if error is not None:
+                self._failed(error)
+
+    def _on_all_cpus(self, workload: Workload) -> None:
+        """Free what is left over, and hear of interrupt handlers that failed."""
+        futures = {
+            self.machine.submit(worker.cpu, self._give_back, workload, worker)
+            for worker in self.cpus
+        }
+        wait(futures)
+        self._collect(futures)
+        self._collect_interrupt_failures()
+
+    def _collect_interrupt_failures(self) -> None:
+        try:
+            self.machine.run([])  # raises what handlers raised that nobody waited for
+        except BaseExceptionGroup as group:
+            self._failed(group)
+
+    def _verify(self) -> None:
+        self.current = "verify"
+        try:
+            self.machine.verify()
+        except Exception as error:
+            self._failed(error)
+        self.verifications += 1
+        self._collect_interrupt_failures()
+
+    def _check_all_freed(self) -> None:
+        """Every page that the run allocated must be back."""
+        memory = memory_in_use(self.machine)
+        lost = memory.allocated - self._allocated_before
+        if lost:
+            pages = [page for page in self.machine.mem_map.pages.values() if page.order >= 0]
+            self._failed(
+                PageCountError(
+                    f"{lost} page(s) are still allocated after everything was freed: free "
+                    f"{memory.free} + cached {memory.cached} of {memory.managed} managed; "
+                    f"the first of them are {pages[:3]}"
+                )
+            )
+
+    # -- the CPUs' threads
+
+    def _on_cpu(self, workload: Workload, worker: Worker) -> None:
+        """One CPU's part of a phase. Whatever happens, it leaves and gives its pages back."""
+        errors: list[Exception] = []
+        began = perf_counter()
+        for step in (workload.body, workload.leave):
+            try:
+                step(worker)
+            except Exception as error:
+                errors.append(error)
+                self.stop()
+        errors += worker.release()
+        worker.progress.seconds += perf_counter() - began
+        if errors:
+            raise ExceptionGroup(f"cpu{worker.cpu}: workload {workload.name!r}", errors)
+
+    @staticmethod
+    def _give_back(workload: Workload, worker: Worker) -> None:
+        workload.leftovers(worker)
+        errors = worker.release()
+        if errors:
+            raise ExceptionGroup(f"cpu{worker.cpu}: giving pages back", errors)
+
+
+def memory_in_use(machine: Machine) -> MemoryResult:
+    """Pages by where they are, with all CPUs parked; page sets of kernel threads included."""
+
+    def count() -> MemoryResult:
+        managed = free = cached = 0
+        for zone in machine.zones:
+            managed += zone.managed_pages
+            free += sum(area.nr_free << order for order, area in enumerate(zone.free_area))
+            cached += sum(pageset.count for pageset in zone.pageset.all())
+        return MemoryResult(managed, free, cached, managed - free - cached)
+
+    return machine.runtime.stop_machine(count)
+
+
+def describe(scenario: Scenario) -> dict[str, Any]:
+    """A scenario as plain data."""
+    plain = {name: getattr(scenario, name) for name in scenario.__dataclass_fields__}
+    plain["phases"] = [
+        {"name": phase.name, "weight": phase.weight, **phase.options} for phase in scenario.phases
+    ]
+    return plain

@@ -1,0 +1,186 @@
+"""What a stress run found out: plain data, for tables and for JSON."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from concmem.runtime.lockstat import LockClassStatistics
+from concmem.workloads.host import HostUse
+
+_PACKAGE: Final = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class ErrorReport:
+    """One broken rule."""
+
+    type: str
+    """Class name of the exception."""
+    message: str
+    cause: str
+    """The exception behind it, as ``Type: message``; empty when there is none."""
+    where: str
+    """The innermost line of this package, as ``mm/zone.py:120 in free_one_page``."""
+    traceback: str
+
+
+@dataclass(frozen=True)
+class CpuResult:
+    """What one CPU did."""
+
+    cpu: int
+    operations: int
+    """Calls of the allocator."""
+    seconds: float
+    """Host seconds that it was in workload bodies."""
+    allocated: int
+    freed: int
+    failed: int
+    """Allocations that gave ``None``."""
+    cross_cpu_frees: int
+    """Frees of what another CPU had allocated."""
+    interrupts: int
+    """Interrupts taken."""
+    host: HostUse
+
+    @property
+    def rate(self) -> float:
+        """Operations per second."""
+        return self.operations / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class PhaseResult:
+    """One phase."""
+
+    name: str
+    operations: int
+    seconds: float
+    complete: bool
+    """Whether it went on to its limit, rather than being interrupted or broken off."""
+
+
+class MemoryResult(NamedTuple):
+    """Pages, by where they are. All zero when nobody could look."""
+
+    managed: int = 0
+    free: int = 0
+    """On free lists."""
+    cached: int = 0
+    """In per-CPU page sets."""
+    allocated: int = 0
+
+
+@dataclass
+class StressResult:
+    """All of a run, also of one that was interrupted or found something."""
+
+    scenario: dict[str, Any]
+    """Name and parameters, as used."""
+    runtime: str
+    gil: bool
+    """Whether the interpreter has a GIL."""
+    cpus: list[CpuResult] = field(default_factory=list)
+    phases: list[PhaseResult] = field(default_factory=list)
+    seconds: float = 0.0
+    verifications: int = 0
+    interrupted: bool = False
+    errors: list[ErrorReport] = field(default_factory=list)
+    kthread_operations: int = 0
+    """Frees by kernel threads, which reclaim through the workloads' shrinker."""
+    events: dict[str, int] = field(default_factory=dict)
+    """Event counters, of this run only."""
+    locks: tuple[LockClassStatistics, ...] = ()
+    """Lock classes, most contended first, since the machine was booted."""
+    buddyinfo: str = ""
+    """``/proc/buddyinfo`` at the end."""
+    memory: MemoryResult = field(default_factory=MemoryResult)
+    """At the end."""
+
+    @property
+    def clean(self) -> bool:
+        """Whether no rule was broken."""
+        return not self.errors
+
+    @property
+    def verdict(self) -> str:
+        """``"clean"`` or ``"broken"``."""
+        return "clean" if self.clean else "broken"
+
+    @property
+    def operations(self) -> int:
+        """Calls of the allocator by all CPUs."""
+        return sum(cpu.operations for cpu in self.cpus)
+
+    @property
+    def cross_cpu_frees(self) -> int:
+        return sum(cpu.cross_cpu_frees for cpu in self.cpus)
+
+    @property
+    def failed(self) -> int:
+        return sum(cpu.failed for cpu in self.cpus)
+
+    @property
+    def rate(self) -> float:
+        """Operations of all CPUs per second of the run."""
+        return self.operations / self.seconds if self.seconds else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary of everything, with the sums and rates."""
+        plain = asdict(self)
+        for cpu, row in zip(self.cpus, plain["cpus"], strict=True):
+            row["rate"] = cpu.rate
+            row["host"] = cpu.host._asdict()
+        plain["memory"] = self.memory._asdict()
+        plain["locks"] = [_lock_to_json(lock) for lock in self.locks]
+        return {
+            "verdict": self.verdict,
+            "operations": self.operations,
+            "rate": self.rate,
+            "failed": self.failed,
+            "cross_cpu_frees": self.cross_cpu_frees,
+            **plain,
+        }
+
+
+def _lock_to_json(lock: LockClassStatistics) -> dict[str, Any]:
+    """Times in nanoseconds."""
+    row = lock._asdict()
+    row["wait"] = lock.wait._asdict()
+    row["hold"] = lock.hold._asdict()
+    for points in ("contention_points", "contending_points"):
+        row[points] = [list(point) for point in row[points]]
+    return row
+
+
+def flatten(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions of a group, and of groups in it; an exception that is no group is itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from flatten(inner)
+    else:
+        yield error
+
+
+def report_error(error: BaseException) -> ErrorReport:
+    """An exception as plain text."""
+    cause = error.__cause__
+    return ErrorReport(
+        type=type(error).__name__,
+        message=str(error),
+        cause=f"{type(cause).__name__}: {cause}" if cause is not None else "",
+        where=_where(cause if cause is not None else error),
+        traceback="".join(traceback.format_exception(error)),
+    )
+
+
+def _where(error: BaseException) -> str:
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_relative_to(_PACKAGE):
+            return f"{path.relative_to(_PACKAGE).as_posix()}:{frame.lineno} in {frame.name}"
+    return ""

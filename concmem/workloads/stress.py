@@ -1,0 +1,232 @@
+"""
+The stress engine: run a scenario on a machine and say whether any rule was broken. No display.
+
+::
+
+    scenario = load_scenario("smoke")
+    with scenario.boot() as machine:
+        result = run_stress(machine, scenario)
+    assert result.clean, result.errors
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Final
+
+from concmem.errors import ConcmemError
+from concmem.workloads.director import Director, describe, memory_in_use
+from concmem.workloads.host import HostUse, sample
+from concmem.workloads.result import CpuResult, StressResult, report_error
+
+if TYPE_CHECKING:
+    from concmem.machine import Machine
+    from concmem.workloads.scenario import Scenario
+
+LOCKUP_SECONDS: Final = 60.0
+"""Host seconds without a single operation after which the machine counts as hung."""
+
+VERIFY_SECONDS_PER_PAGE: Final = 50e-6
+"""A verification, during which no CPU does anything, may take that much longer."""
+
+MAX_ERRORS: Final = 100
+"""Errors reported of one run; one broken list makes thousands."""
+
+
+class SoftLockup(ConcmemError):
+    """No CPU has done anything for a long time: a deadlock or a lost wake-up."""
+
+
+@dataclass(frozen=True)
+class StressProgress:
+    """How far a run is; for display."""
+
+    seconds: float
+    """Host seconds since the start."""
+    fraction: float
+    """How much of the run is done, 0 to 1, by time or by operations."""
+    phase: str
+    """The workload that runs, or ``verify``."""
+    phase_number: int
+    """From 1."""
+    nr_phases: int
+    operations: tuple[int, ...]
+    """Of each CPU."""
+    verifications: int
+    errors: int
+
+
+def run_stress(
+    machine: Machine,
+    scenario: Scenario,
+    *,
+    on_progress: Callable[[StressProgress], None] | None = None,
+    progress_every: float = 0.25,
+    lockup_seconds: float = LOCKUP_SECONDS,
+) -> StressResult:
+    """
+    Run all phases of *scenario*, verify at intervals and at the end, and report.
+
+    ``KeyboardInterrupt``, also one raised by *on_progress*, ends the run early and cleanly: the
+    result is marked interrupted and has what was done so far. A second one is raised.
+
+    Args:
+        machine: booted by :meth:`Scenario.boot`, or any other; its CPUs are not otherwise used
+            meanwhile. Stays open.
+        on_progress: called on the calling thread.
+        progress_every: host seconds between two such calls.
+        lockup_seconds: host seconds without an operation that count as a hang.
+
+    Returns:
+        The result, not clean if a body, a handler or a verification raised anything.
+    """
+    run = _Run(machine, scenario, on_progress, lockup_seconds)
+    run.watch(progress_every)
+    return run.result()
+
+
+class _Run:
+    """One run, seen from the calling thread."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        scenario: Scenario,
+        on_progress: Callable[[StressProgress], None] | None,
+        lockup_seconds: float,
+    ) -> None:
+        self.machine = machine
+        self.scenario = scenario
+        self._on_progress = on_progress
+        self._lockup_seconds = lockup_seconds
+        self._director = Director(machine, scenario)
+        self._interrupted = False
+        self._hung = False
+        self._before = machine.statistics()
+        self._host_before = sample(machine)
+        self._began = self._moved_at = perf_counter()
+        self._seconds = 0.0
+        self._last_seen: tuple[int, str] = (0, "")
+
+    def watch(self, every: float) -> None:
+        """Start, and wait for the end, for a hang, or for the user."""
+        director = self._director
+        director.start()
+        while director.is_alive():
+            try:
+                director.join(every)
+                if self._on_progress is not None:
+                    self._on_progress(self._progress())
+                if self._is_hung():
+                    self._give_up()
+                    break
+            except KeyboardInterrupt:
+                if self._interrupted:
+                    raise
+                self._interrupted = True
+                director.stop()
+            except BaseException:
+                director.stop()  # on_progress failed: leave nothing running
+                director.join()
+                raise
+        self._seconds = perf_counter() - self._began
+
+    def _progress(self) -> StressProgress:
+        director, scenario = self._director, self.scenario
+        seconds = perf_counter() - self._began
+        operations = tuple(worker.progress.operations for worker in director.cpus)
+        fraction = 0.0
+        if scenario.seconds is not None:
+            fraction = seconds / scenario.seconds
+        if scenario.ops is not None:
+            fraction = max(fraction, sum(operations) / (scenario.ops * len(operations)))
+        nr_phases = len(scenario.phases)
+        return StressProgress(
+            seconds=seconds,
+            fraction=min(1.0, fraction),
+            phase=director.current,
+            phase_number=min(len(director.phases) + 1, nr_phases),
+            nr_phases=nr_phases,
+            operations=operations,
+            verifications=director.verifications,
+            errors=len(director.errors),
+        )
+
+    # -- hangs
+
+    def _is_hung(self) -> bool:
+        director, now = self._director, perf_counter()
+        seen = (director.operations(), f"{director.current}{director.verifications}")
+        if seen != self._last_seen:
+            self._last_seen, self._moved_at = seen, now
+        limit = self._lockup_seconds
+        if director.current == "verify":
+            limit += VERIFY_SECONDS_PER_PAGE * len(self.machine.mem_map.pages)
+        return director.is_alive() and now - self._moved_at > limit
+
+    def _give_up(self) -> None:
+        """Report where every CPU is. They are left as they are."""
+        self._hung = True
+        frames = sys._current_frames()
+        lines = [f"no operation for {self._lockup_seconds:g} s during {self._director.current!r}"]
+        for cpu in self.machine.runtime.cpus:
+            frame = frames.get(cpu.thread.ident or 0)
+            if frame is not None:
+                stack = traceback.extract_stack(frame)[-4:]
+                calls = " < ".join(f"{call.name}:{call.lineno}" for call in reversed(stack))
+                lines.append(f"  {cpu.name}: {calls}")
+        self._director.errors.append(SoftLockup("\n".join(lines)))
+        self._director.stop()
+
+    # -- the result
+
+    def result(self) -> StressResult:
+        """Everything, gathered after the end."""
+        director, machine = self._director, self.machine
+        after = machine.statistics()
+        kthreads = director.workers[machine.runtime.nr_cpus :]
+        result = StressResult(
+            scenario=describe(self.scenario),
+            runtime=machine.runtime.name,
+            gil=getattr(sys, "_is_gil_enabled", lambda: True)(),
+            cpus=self._cpu_results(),
+            phases=list(director.phases),
+            seconds=self._seconds,
+            verifications=director.verifications,
+            interrupted=self._interrupted,
+            errors=[report_error(error) for error in director.errors[:MAX_ERRORS]],
+            kthread_operations=sum(worker.progress.operations for worker in kthreads),
+            events={
+                name: count - self._before.events.get(name, 0)
+                for name, count in after.events.items()
+            },
+            locks=after.locks,
+            buddyinfo=machine.procfs.read("buddyinfo"),
+        )
+        if not self._hung:  # it stops all CPUs
+            result.memory = memory_in_use(machine)
+        return result
+
+    def _cpu_results(self) -> list[CpuResult]:
+        host = sample(self.machine)
+        interrupts = {cpu.cpu: cpu.interrupts for cpu in self.machine.statistics().cpus}
+        before = {cpu.cpu: cpu.interrupts for cpu in self._before.cpus}
+        return [
+            CpuResult(
+                cpu=worker.cpu,
+                operations=progress.operations,
+                seconds=progress.seconds,
+                allocated=progress.allocated,
+                freed=progress.freed,
+                failed=progress.failed,
+                cross_cpu_frees=progress.cross_cpu,
+                interrupts=interrupts[worker.cpu] - before[worker.cpu],
+                host=host[worker.cpu].since(self._host_before.get(worker.cpu, HostUse())),
+            )
+            for worker in self._director.cpus
+            for progress in [worker.progress]
+        ]
