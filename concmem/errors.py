@@ -93,7 +93,7 @@ class ScenarioError(BadArgument):
     """A scenario file has an unknown key or a value that cannot be. The message names it."""
 
 
-class CpuStopped(BaseException):  # noqa: N818 - control flow, never an error to report
+class CpuStopped(BaseException):
     """
     Unwinds whatever a CPU runs when its machine is shut down.
 

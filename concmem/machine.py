@@ -181,9 +181,7 @@ class Machine:
             return None
         zone = self.zones[-1]
         base = reserve_cma(zone, nr_pages)
-        return CmaArea(
-            self.runtime, zone, base, nr_pages, self.events, self._drain.drain_all_pages
-        )
+        return CmaArea(self.runtime, zone, base, nr_pages, self.events, self._drain.drain_all_pages)
 
     def _free_all_memory(self) -> None:
         """Give every page but the first, which x86 keeps for itself, to the buddy system."""
@@ -198,9 +196,7 @@ class Machine:
             reserve = lowmem_reserve([zone.managed_pages for zone in node.node_zones])
             for zone in node.node_zones:
                 if zone.managed_pages:
-                    marks = zone_watermarks(
-                        self.min_free_kbytes // 4, zone.managed_pages, managed
-                    )
+                    marks = zone_watermarks(self.min_free_kbytes // 4, zone.managed_pages, managed)
                     zone.setup_watermarks(
                         marks, reserve[zone.index], max(1, len(node.cpus)), self.config.pagesets
                     )

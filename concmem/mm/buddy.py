@@ -130,10 +130,13 @@ class BuddySystem:
 
     def _del_page_from_free_list(self, page: Page, order: int, migratetype: int) -> None:
         self.free_area[order].remove(page, migratetype)
-        if order == MAX_PAGE_ORDER and self.deferred:
-            # The list is empty only when there is no block: nobody else needs to know.
-            if self.free_area[order].free_list[MOVABLE].empty():
-                self._link_deferred(DEFERRED_BATCH)
+        if (
+            order == MAX_PAGE_ORDER
+            and self.deferred
+            and self.free_area[order].free_list[MOVABLE].empty()
+        ):
+            # The list is empty only when there is no block: nobody else needs to know of these.
+            self._link_deferred(DEFERRED_BATCH)
 
     def _link_deferred(self, nr_blocks: int) -> None:
         """Put the next *nr_blocks* never used blocks on their list (``deferred_grow_zone``)."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from concmem.errors import BadArgument, BadFree
+from concmem.errors import BadArgument, BadArgumentType, BadFree
 from concmem.mm.migratetype import CMA, ISOLATE
 from concmem.mm.page import Page
 from concmem.mm.zone import Zone
@@ -45,7 +45,8 @@ class CmaArea:
         self.nr_pages = nr_pages
         self._events = events
         self._drain_all_pages = drain_all_pages
-        self._lock = rt.spinlock("cma->lock")
+        self._smp_processor_id = rt.smp_processor_id
+        self._lock = rt.spinlock("cma->lock", irqsave=True)
         self._mutex = rt.mutex("cma_mutex")
         self._bitmap = bytearray(nr_pages)  # _lock; 1: handed out
 
@@ -55,6 +56,8 @@ class CmaArea:
 
         May sleep. ``None`` when no free range is found: movable pages are not moved away.
         """
+        self._smp_processor_id()  # a thread that is no CPU cannot move pages
+        self._check_nr_pages(nr_pages)
         if not 0 < nr_pages <= self.nr_pages:
             raise BadArgument(f"nr_pages: must be 1 to {self.nr_pages}, got {nr_pages}")
         start = 0
@@ -65,24 +68,40 @@ class CmaArea:
                     self._events.count("cma_alloc_fail")
                     return None
                 self._bitmap[start : start + nr_pages] = b"\x01" * nr_pages
-            with self._mutex:
-                page = self._alloc_contig_range(self.base_pfn + start, nr_pages)
+            page = None
+            try:
+                with self._mutex:
+                    page = self._alloc_contig_range(self.base_pfn + start, nr_pages)
+            finally:
+                if page is None:
+                    with self._lock:
+                        self._bitmap[start : start + nr_pages] = bytes(nr_pages)
             if page is not None:
                 self._events.count("cma_alloc_success")
                 return page
-            with self._lock:
-                self._bitmap[start : start + nr_pages] = bytes(nr_pages)
             start += 1
 
     def check_range(self, page: Page, nr_pages: int) -> int:
         """Offset of the range in the area, or `BadFree` when it was not allocated here."""
+        if not isinstance(page, Page):
+            raise BadArgumentType(f"page: expected a Page, got {page!r}")
+        self._check_nr_pages(nr_pages)
+        self.zone.mem_map.check_page(page)
         offset = page.pfn - self.base_pfn
         if offset < 0 or nr_pages < 1 or offset + nr_pages > self.nr_pages:
             raise BadFree(f"page: pfn {page.pfn:#x}+{nr_pages} is not in this CMA area")
         with self._lock:
             if self._bitmap.find(0, offset, offset + nr_pages) >= 0:
                 raise BadFree(f"page: pfn {page.pfn:#x}+{nr_pages} was not allocated from CMA")
+        for pfn in range(page.pfn, page.pfn + nr_pages):
+            if not self.zone.mem_map.page(pfn, self.zone).ref_count():
+                raise BadFree(f"page: pfn {pfn:#x} of {page.pfn:#x}+{nr_pages} is free already")
         return offset
+
+    @staticmethod
+    def _check_nr_pages(nr_pages: object) -> None:
+        if isinstance(nr_pages, bool) or not isinstance(nr_pages, int):
+            raise BadArgumentType(f"nr_pages: expected a whole number, got {nr_pages!r}")
 
     def release(self, page: Page, nr_pages: int, free: Callable[[Page, int], None]) -> None:
         """Free what :meth:`alloc` gave (``cma_release``); *free* frees one page."""
@@ -98,12 +117,16 @@ class CmaArea:
         blocks = range(start & -PAGEBLOCK_NR_PAGES, end, PAGEBLOCK_NR_PAGES)
         with self.zone.lock:
             for block in blocks:
-                self.zone._move_freepages_block(block, CMA, ISOLATE)
-        self._drain_all_pages()
-        with self.zone.lock:
-            page = self._take_range(start, end)
-            for block in blocks:
-                self.zone._move_freepages_block(block, ISOLATE, CMA)
+                self.zone._isolate_block(block)
+        page = None
+        try:
+            self._drain_all_pages()
+            with self.zone.lock:
+                page = self._take_range(start, end)
+        finally:
+            with self.zone.lock:
+                for block in blocks:
+                    self.zone._unisolate_block(block, CMA)
         return page
 
     def _take_range(self, start: int, end: int) -> Page | None:

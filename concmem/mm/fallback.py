@@ -20,6 +20,7 @@ from concmem.mm.migratetype import (
     CMA,
     FALLBACKS,
     HIGHATOMIC,
+    ISOLATE,
     MOVABLE,
     RECLAIMABLE,
     UNMOVABLE,
@@ -186,6 +187,38 @@ class MobilityGrouping(BuddySystem):
         self._account_freepages(moved, new)
         self.mem_map.set_pageblock_type(block[0], PAGEBLOCK_ORDER, new)
         return moved
+
+    def _split_large_buddy(self, pfn: int, migratetype: int) -> None:
+        """If *pfn*'s page block is half of a larger free block of that type, cut it off."""
+        head = self.mem_map.pages.get(pfn & -(1 << MAX_PAGE_ORDER))
+        if head is None or not head.is_buddy() or head.private <= PAGEBLOCK_ORDER:
+            return
+        self._del_page_from_free_list(head, head.private, migratetype)
+        for half in (head.pfn, head.pfn + PAGEBLOCK_NR_PAGES):
+            page = self.mem_map.page(half, head.zone)
+            self._add_to_free_list(page, PAGEBLOCK_ORDER, migratetype)
+
+    def _merge_block(self, pfn: int) -> None:
+        """If the page block at *pfn*, just retyped, is free as a whole, merge it with its buddy."""
+        page = self.mem_map.pages.get(pfn)
+        if page is None or not page.is_buddy() or page.private != PAGEBLOCK_ORDER:
+            return
+        migratetype = self.mem_map.pageblock_type(pfn)
+        self._del_page_from_free_list(page, PAGEBLOCK_ORDER, migratetype)
+        self._account_freepages(-PAGEBLOCK_NR_PAGES, migratetype)
+        self._free_one_page(page, PAGEBLOCK_ORDER, migratetype)
+
+    def _isolate_block(self, pfn: int) -> None:
+        """Take one page block's free pages out of circulation (``set_migratetype_isolate``)."""
+        old = self.mem_map.pageblock_type(pfn)
+        self._split_large_buddy(pfn, old)
+        self._move_freepages_block(pfn, old, ISOLATE)
+
+    def _unisolate_block(self, pfn: int, migratetype: int) -> None:
+        """Let them be used again, as *migratetype* (``unset_migratetype_isolate``)."""
+        self._split_large_buddy(pfn, ISOLATE)
+        self._move_freepages_block(pfn, ISOLATE, migratetype)
+        self._merge_block(pfn)
 
     # -- high-atomic reserve; these take the lock themselves
 

@@ -4,7 +4,7 @@ The fast paths of the page allocator: order 0, to and from this CPU's page set.
 Written out and bound at construction, as closures: a call here would cost more than the work, and on
 a free-threaded interpreter every use of an object that other CPUs use too (``self``, the zone, a
 large int) is a contended reference count. So these start from the CPU's own dictionary, in the hot
-slot of its area, which has an entry for each GFP flags and for each zone (``zone.id`` is negative),
+slot of its area, which has an entry for each GFP flags and for each zone (``zone.id`` is a text),
 and touch its own objects only, but for the area getter and the page block types.
 
 What they do is what :class:`~concmem.mm.page_alloc.PageAllocator` and
@@ -13,7 +13,7 @@ What they do is what :class:`~concmem.mm.page_alloc.PageAllocator` and
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from concmem.errors import BadArgumentType
 from concmem.mm.gfp import GFP_KERNEL
@@ -21,6 +21,8 @@ from concmem.mm.memory import pfn_to_virt
 from concmem.mm.page import Page
 from concmem.runtime.api import HOT
 from concmem.units import PAGE_SIZE
+
+_ORDER_0: Final = 0
 
 if TYPE_CHECKING:
     from concmem.mm.page_alloc import PageAllocator
@@ -68,8 +70,12 @@ def make_alloc_pages(allocator: PageAllocator) -> AllocPages:
         here = area()
         if here[0]:
             cond_resched()
-        entry = here[HOT].get(gfp)
-        if entry is not None and order == 0 and node is None:
+        try:
+            entry = here[HOT].get(gfp)
+        except TypeError:  # cannot even be a key
+            raise BadArgumentType(f"gfp: expected GFP flags, got {gfp!r}") from None
+        # By identity: False and 0.0 equal 0, but are no orders.
+        if entry is not None and order is _ORDER_0 and node is None:
             pcp, pages, trylock, unlock, zero = entry
             # No lock: above_mark is written by whoever crosses the mark, under zone->lock; a stale
             # one is an estimate that is a moment old, as every watermark test is.
@@ -112,17 +118,18 @@ def make_free_pages(allocator: PageAllocator) -> FreePages:
         """
         try:
             entry = area()[HOT].get(page.zone_id)
-            if page.order != order or entry is None:
+            if page.order is not order or entry is None:
                 entry = check_free(page, order)
         except AttributeError:
             raise BadArgumentType(f"page: expected a Page, got {page!r}") from None
-        if page._mapcount != -1 or page.flags or page.mapping is not None:
-            check_page_state(page)
         try:
             if not page._count.dec_and_test():
                 return
         except LookupError:
             raise double_free(page, order) from None
+        # Only now: while others have references, they may lock and map the page.
+        if page._mapcount != -1 or page.flags or page.mapping is not None:
+            check_page_state(page)
         # No lock: a stale type is corrected when the set is flushed, under zone->lock.
         pcp, lists, trylock, unlock, pageblock_types = entry
         migratetype = pageblock_types[page.pfn >> 9]

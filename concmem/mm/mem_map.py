@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from concmem.errors import BadArgument, BadArgumentType
+from concmem.errors import BadArgument, BadArgumentType, BadFree
 from concmem.mm.migratetype import MOVABLE
 from concmem.mm.page import Page
 from concmem.units import NR_PAGE_ORDERS, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
@@ -59,6 +59,11 @@ class MemMap:
         if not 0 <= pfn < self.nr_pages:
             raise BadArgument(f"pfn: {pfn:#x} is outside of memory, 0x0 to {self.nr_pages - 1:#x}")
         return pfn
+
+    def check_page(self, page: Page) -> None:
+        """Raise `BadFree` unless *page* is one of this machine's."""
+        if self.pages.get(page.pfn) is not page:
+            raise BadFree(f"page: pfn {page.pfn:#x} is a page of another machine")
 
     def head(self, pfn: int) -> Page | None:
         """The head of the block, free or allocated, that *pfn* lies in (``compound_head``)."""

@@ -64,8 +64,8 @@ class Page(ListHead):
 
     pfn: int
     zone: Zone
-    zone_id: int
-    """``zone.id``: a small int, which CPUs share at no cost (``page_zone_id``)."""
+    zone_id: str
+    """``zone.id``: an interned text, which CPUs share at no cost (``page_zone_id``)."""
     flags: int
     """``PG_*`` bits. Changed under the lock of the page's wait table bucket."""
     _count: Refcount

@@ -126,9 +126,9 @@ class PageAllocator:
         """Try each zone whose watermark allows it; ``None`` when none does. Takes no sleep."""
         for zone, pcp in context.zones:
             # No lock: an estimate, refreshed by whoever moves pages under zone->lock.
-            if (
-                order or not pcp.above_mark
-            ) and not self._zone_allows(zone, context, order, alloc_flags):
+            if (order or not pcp.above_mark) and not self._zone_allows(
+                zone, context, order, alloc_flags
+            ):
                 continue
             page = self._rmqueue(zone, pcp, context, order, alloc_flags)
             if page is not None:
@@ -137,9 +137,7 @@ class PageAllocator:
             return self.get_page_from_freelist(context, order, alloc_flags & ~ALLOC_NOFRAGMENT)
         return None
 
-    def _zone_allows(
-        self, zone: Zone, context: AllocContext, order: int, alloc_flags: int
-    ) -> bool:
+    def _zone_allows(self, zone: Zone, context: AllocContext, order: int, alloc_flags: int) -> bool:
         """Test the watermarks, the high one first while the zone was last seen above it."""
         highest = context.highest_zoneidx
         if not zone.below_high():
@@ -197,6 +195,7 @@ class PageAllocator:
         Raises:
             BadFree: *page* heads no allocation, or others have references.
         """
+        self._check_page(page)
         if page._count.read() != 1:
             raise BadFree(f"split_page: {page!r} heads no allocation of the caller's own")
         nr_pages = 1 << page.order
@@ -209,6 +208,8 @@ class PageAllocator:
 
     def put_page(self, page: Page) -> None:
         """Drop a reference taken with :meth:`get_page` (``put_page``)."""
+        if not isinstance(page, Page):
+            raise BadArgumentType(f"page: expected a Page, got {page!r}")
         self.free_pages(page, max(page.order, 0))
 
     def get_page(self, page: Page) -> None:
@@ -218,12 +219,11 @@ class PageAllocator:
         Raises:
             DoubleFree: the page is free, so the caller has none.
         """
+        self._check_page(page)
         if not page._count.inc_not_zero():
             raise DoubleFree(f"get_page: {page!r} is free")
 
-    def free_unref_page(
-        self, page: Page, order: int, migratetype: int, pcp: PerCpuPageset
-    ) -> None:
+    def free_unref_page(self, page: Page, order: int, migratetype: int, pcp: PerCpuPageset) -> None:
         """Into this CPU's page set if it may go there and is not in use, else to the buddies."""
         if migratetype >= PCPTYPES and migratetype != ISOLATE:
             migratetype = MOVABLE
@@ -244,14 +244,18 @@ class PageAllocator:
     def check_free(self, page: Page, order: int) -> tuple[Any, ...]:
         """Raise what is wrong with a free; else the fast path's entry for the page's zone."""
         check_order(order)
-        if self.mem_map.pages.get(page.pfn) is not page:
-            raise BadFree(f"page: pfn {page.pfn:#x} is a page of another machine")
+        self._check_page(page)
         if page.order != order:
             self._raise_bad_free(page, order)
         pcp = page.zone.pageset.this()
         entry = pcp, pcp.lists, pcp.trylock, pcp.unlock, self.mem_map.pageblock_types
         self.rt.area()[HOT][page.zone_id] = entry
         return entry
+
+    def _check_page(self, page: object) -> None:
+        if not isinstance(page, Page):
+            raise BadArgumentType(f"page: expected a Page, got {page!r}")
+        self.mem_map.check_page(page)
 
     def _raise_bad_free(self, page: Page, order: int) -> None:
         head = self.mem_map.head(page.pfn)
@@ -274,7 +278,11 @@ class PageAllocator:
         )
 
     def check_page_state(self, page: Page) -> None:
-        """``BUG: Bad page state``, unless it is only a flag that does not matter."""
+        """
+        ``BUG: Bad page state``, unless it is only a flag that does not matter.
+
+        The caller has just dropped the last reference; it is taken back before this raises.
+        """
         reasons = []
         if page._mapcount != PAGE_TYPE_NONE:
             reasons.append("nonzero mapcount")
@@ -283,6 +291,7 @@ class PageAllocator:
         if page.flags & FLAGS_CHECK_AT_FREE:
             reasons.append("PAGE_FLAGS_CHECK_AT_FREE flag(s) set")
         if reasons:
+            page._count.add(True)
             raise BadPageState(
                 f"BUG: Bad page state in process cpu{self.rt.smp_processor_id()}  "
                 f"pfn:{page.pfn:05x}\n"

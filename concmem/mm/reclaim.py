@@ -131,4 +131,3 @@ class Reclaim:
         return not zones or any(
             zone.watermark_ok(order, zone.wmark_pages(2), highest_zoneidx, 0) for zone in zones
         )
-

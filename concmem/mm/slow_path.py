@@ -20,8 +20,8 @@ from concmem.mm.alloc_flags import (
     gfp_to_alloc_flags,
 )
 from concmem.mm.gfp import show_gfp_flags
-from concmem.mm.per_cpu_pageset import PAGE_ALLOC_COSTLY_ORDER
 from concmem.mm.node import MAX_RECLAIM_RETRIES
+from concmem.mm.per_cpu_pageset import PAGE_ALLOC_COSTLY_ORDER
 from concmem.mm.reclaim import SWAP_CLUSTER_MAX, Reclaim
 from concmem.mm.zone import ZONE_NAMES
 from concmem.units import HZ
@@ -90,9 +90,7 @@ class SlowPath:
             self._fail(context, order, gfp)
         return page
 
-    def _retry(
-        self, context: AllocContext, order: int, gfp: int, alloc_flags: int
-    ) -> Page | None:
+    def _retry(self, context: AllocContext, order: int, gfp: int, alloc_flags: int) -> Page | None:
         """Reclaim and try again, until there is a page or no point in going on."""
         drained = False
         no_progress_loops = 0

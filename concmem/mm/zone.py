@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from itertools import count
+from sys import intern
 from typing import TYPE_CHECKING, Final
 
 from concmem.mm.alloc_flags import (
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from concmem.mm.node import PgData
     from concmem.runtime.api import Runtime
 
-_zone_ids = count(-1, -1)
+_zone_ids = count()
 
 ZONE_NAMES: Final = ("DMA", "DMA32", "Normal")
 ZONE_DMA: Final = 0
@@ -71,8 +72,8 @@ class Zone(MobilityGrouping):
         super().__init__(rt, mem_map, start_pfn, nr_pages)
         self._rt = rt
         # set once, at boot
-        self.id = next(_zone_ids)
-        """Unique in this process, machines included; negative, so that it is no GFP flags."""
+        self.id = intern(f"zone {next(_zone_ids)}")
+        """Unique in this process, machines included; a text, so that it is no GFP flags."""
         self.index = index
         self.name = ZONE_NAMES[index]
         self.zone_pgdat: PgData
@@ -126,9 +127,7 @@ class Zone(MobilityGrouping):
                 ):
                     order = PAGEBLOCK_ORDER
                 nr_cma += (1 << order) * (migratetype == CMA)
-                self.free_area[order].add(
-                    self.mem_map.page(pfn, self), migratetype, tail=True
-                )
+                self.free_area[order].add(self.mem_map.page(pfn, self), migratetype, tail=True)
                 pfn += 1 << order
             self._link_deferred(1)
             self.managed_pages = end - start_pfn
@@ -238,7 +237,11 @@ class Zone(MobilityGrouping):
     def free_one_page(self, page: Page, order: int, to_tail: bool = False) -> None:
         """Give one block straight to the buddy system."""
         with self.lock:
-            self._free_one_page(page, order, self.mem_map.pageblock_type(page.pfn), to_tail)
+            # Page block by page block, each to the list of its type: one may be isolated.
+            for pfn in range(page.pfn, page.pfn + (1 << order), PAGEBLOCK_NR_PAGES):
+                part = self.mem_map.page(pfn, self)
+                migratetype = self.mem_map.pageblock_type(pfn)
+                self._free_one_page(part, min(order, PAGEBLOCK_ORDER), migratetype, to_tail)
 
     def free_bulk(self, pages: Iterable[tuple[Page, int]]) -> None:
         """Give (page, order) pairs back. Types are re-read from their blocks under the lock."""
@@ -302,7 +305,7 @@ class Zone(MobilityGrouping):
         Caller holds the lock.
         """
         # Not on a small zone: a boost could leave nothing to allocate from.
-        if PAGEBLOCK_NR_PAGES * 4 > self.managed_pages:
+        if self.managed_pages < PAGEBLOCK_NR_PAGES * 4:
             return
         max_boost = self.watermark.high * WATERMARK_BOOST_FACTOR // 10000
         if not max_boost:
@@ -348,9 +351,7 @@ class Zone(MobilityGrouping):
             nr_reserved_highatomic=self.nr_reserved_highatomic,
             pages_scanned=self.pages_scanned.value,
             flags=tuple(name for bit, name in enumerate(FLAG_NAMES) if flags >> bit & 1),
-            pagesets=tuple(
-                self.pageset.of(cpu).statistics() for cpu in range(self._rt.nr_cpus)
-            ),
+            pagesets=tuple(self.pageset.of(cpu).statistics() for cpu in range(self._rt.nr_cpus)),
         )
 
     def _count_pageblocks(self) -> tuple[int, ...]:

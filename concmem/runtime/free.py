@@ -426,6 +426,8 @@ class FreeRuntime(api.Runtime):
 def _collect(fn: Callable[[], Any], failures: list[Exception]) -> None:
     try:
         fn()
+    except MachineClosed:
+        raise  # no failure of a handler
     except Exception as error:
         failures.append(error)
 

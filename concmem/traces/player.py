@@ -113,7 +113,10 @@ class Player:
         start = perf_counter()
         try:
             counts = self._machine.run(
-                [self._body(number, self._plan.steps[cpu]) for number, cpu in enumerate(self._plan.cpus)]
+                [
+                    self._body(number, self._plan.steps[cpu])
+                    for number, cpu in enumerate(self._plan.cpus)
+                ]
             )
         finally:
             self.result.seconds = perf_counter() - start

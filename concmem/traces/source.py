@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, TypeAlias
 
 from concmem.errors import TraceError
@@ -71,7 +72,7 @@ def read_lines(source: TraceSource) -> Iterator[Lines | Damage]:
     name = source_name(source)
     try:
         if isinstance(source, str | os.PathLike):
-            with open(source, "rb") as file:
+            with Path(source).open("rb") as file:
                 yield from _split(name, _chunks(file))
         else:
             yield from _split(name, _chunks(source))

@@ -44,6 +44,7 @@ class Director(threading.Thread):
         self.current = ""
         """What is going on: the name of a workload, or ``verify``."""
         self.stopping = False
+        self._next_verify: float | None = None  # a time of perf_counter()
         self._allocated_before = memory_in_use(machine).allocated
 
     def operations(self) -> int:
@@ -60,6 +61,8 @@ class Director(threading.Thread):
 
     def run(self) -> None:
         """All phases, and the last verification."""
+        if self.scenario.verify_every:
+            self._next_verify = perf_counter() + self.scenario.verify_every
         try:
             for phase in self.scenario.phases:
                 if self.stopping:
@@ -115,11 +118,9 @@ class Director(threading.Thread):
         """Until all bodies have ended: verify at intervals, stop them at the deadline."""
         seconds = self.scenario.seconds
         deadline = None if seconds is None else began + seconds * self.scenario.share(phase)
-        every = self.scenario.verify_every
-        next_verify = began + every if every else None
         pending = set(futures)
         while pending:
-            times = [time for time in (deadline, next_verify) if time is not None]
+            times = [time for time in (deadline, self._next_verify) if time is not None]
             timeout = max(0.0, min(times) - perf_counter()) if times else None
             done, pending = wait(pending, timeout, FIRST_EXCEPTION)
             self._collect(done)
@@ -128,12 +129,12 @@ class Director(threading.Thread):
                 deadline = None
                 for worker in self.cpus:
                     worker.stopped = True
-            if next_verify is not None and now >= next_verify and pending and not self.errors:
+            if self.errors:
+                self._next_verify = None
+            elif pending and self._next_verify is not None and now >= self._next_verify:
                 self._verify()
                 self.current = phase.name
-                next_verify = perf_counter() + every
-            elif self.errors:
-                next_verify = None
+                self._next_verify = perf_counter() + self.scenario.verify_every
 
     def _collect(self, done: set[Future[None]]) -> None:
         for future in done:

@@ -91,6 +91,8 @@ class Interrupts(Workload):
 
     def _handle(self, target: Worker) -> None:
         """On the CPU of *target*, in the middle of its body, or after it."""
+        if target.stopped:
+            return  # the run shall end, and not after all that is still on its way
         random = target.rng.random
         pages: list[Owned] = []
         try:

@@ -72,7 +72,8 @@ def run_stress(
     Run all phases of *scenario*, verify at intervals and at the end, and report.
 
     ``KeyboardInterrupt``, also one raised by *on_progress*, ends the run early and cleanly: the
-    result is marked interrupted and has what was done so far. A second one is raised.
+    result is marked interrupted and has what was done so far. A second one is raised at once; the
+    run is then still ending in the background, at the latest when the machine is closed.
 
     Args:
         machine: booted by :meth:`Scenario.boot`, or any other; its CPUs are not otherwise used

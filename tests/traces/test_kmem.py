@@ -50,7 +50,7 @@ def typed(name: str, args: str) -> tuple[list[KmemEvent], list[str]]:
         (
             "kmem_cache_alloc",
             "call_site=f+0x1/0x2 ptr=b2a1f832 name=filp bytes_req=80 bytes_alloc=96 "
-            + "gfp_flags=GFP_ATOMIC node=1 accounted=true",
+            "gfp_flags=GFP_ATOMIC node=1 accounted=true",
             SlabAlloc(
                 3, 0xB2A1F832, "filp", 80, 96, GFP_ATOMIC, 1, "f+0x1/0x2", 9, "kmem_cache_alloc"
             ),

@@ -97,7 +97,7 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, words: str) -> None:
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
     """Neither a name nor a file; a directory is none."""
     for name in ("nope", str(tmp_path), str(tmp_path / "nope.toml"), ""):
-        with pytest.raises(ScenarioError, match="none of the names churn, .*smoke"):
+        with pytest.raises(ScenarioError, match=r"none of the names churn, .*smoke"):
             load_scenario(name)
 
 

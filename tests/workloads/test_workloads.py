@@ -1,4 +1,4 @@
-"""Every workload on every kind of machine: it counts, it gives everything back, it leaves no trace."""
+"""Every workload on every kind of machine: it counts, and gives everything back."""
 
 from __future__ import annotations
 

@@ -204,5 +204,3 @@ def _check_tiling(zone: Zone, owned: dict[int, tuple[int, str]]) -> None:
             f"{_where(zone)}: free, cached and allocated pages are {total}, "
             f"but {zone.managed_pages} are managed: {zone.managed_pages - total} lost"
         )
-
-

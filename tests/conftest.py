@@ -1,0 +1,22 @@
+"""Fixtures for every test."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+
+def cpu_threads() -> list[threading.Thread]:
+    """The threads of simulated CPUs and kernel threads that are alive."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("concmem-")]
+
+
+@pytest.fixture(autouse=True)
+def no_cpu_thread_is_left() -> Iterator[None]:
+    """Every machine that a test starts must have ended with it."""
+    before = set(cpu_threads())
+    yield
+    left = [thread.name for thread in cpu_threads() if thread not in before]
+    assert not left, f"the test left threads behind: {left}"
