@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from concmem.errors import BadArgument, BadArgumentType
 from concmem.units import (
     MAX_NR_CPUS,
+    MAX_PAGE_ORDER,
     PAGE_SIZE,
     PAGEBLOCK_NR_PAGES,
     format_size,
@@ -60,6 +61,8 @@ class MachineConfig:
         )
         config._check_memory()
         for base, replacement in config.classes.items():
+            if not isinstance(base, type):
+                raise BadArgumentType(f"classes: expected classes as keys, got {base!r}")
             if not (isinstance(replacement, type) and issubclass(replacement, base)):
                 raise BadArgument(f"classes: {replacement!r} is no subclass of {base.__name__}")
         return config
@@ -67,10 +70,12 @@ class MachineConfig:
     def _check_memory(self) -> None:
         if self.memory % PAGE_SIZE:
             raise BadArgument(f"memory: must be a multiple of {PAGE_SIZE}, got {self.memory}")
-        if self.memory < PAGEBLOCK_SIZE * self.nodes:
+        # Nodes begin at a block of the largest order, so that no block is in two of them.
+        smallest = PAGEBLOCK_SIZE if self.nodes == 1 else PAGE_SIZE << MAX_PAGE_ORDER
+        if self.memory < smallest * self.nodes:
             raise BadArgument(
-                f"memory: needs at least one page block ({format_size(PAGEBLOCK_SIZE)}) "
-                f"for each of {self.nodes} node(s), got {format_size(self.memory)}"
+                f"memory: needs at least {format_size(smallest)} for each of {self.nodes} "
+                f"node(s), got {format_size(self.memory)}"
             )
         if self.memory > 1 << 46:
             raise BadArgument(f"memory: at most 64T, got {format_size(self.memory)}")

@@ -17,6 +17,7 @@ from concmem.errors import BadArgument
 from concmem.mm.cma import CmaArea, reserve_cma
 from concmem.mm.debug.validate import validate_pages
 from concmem.mm.drain import Drain
+from concmem.mm.free_area import FreeArea
 from concmem.mm.log import KernelLog
 from concmem.mm.mem_map import MemMap
 from concmem.mm.memory import Memory, pfn_to_virt, virt_to_pfn
@@ -39,6 +40,21 @@ T = TypeVar("T")
 
 ZONE_END_PFNS = (16 << 20 >> PAGE_SHIFT, 4 << 30 >> PAGE_SHIFT, 1 << 52)
 """First page frame after DMA, DMA32 and Normal on x86-64."""
+
+
+REPLACEABLE = (
+    CmaArea,
+    Drain,
+    FreeArea,
+    MemMap,
+    PageAllocator,
+    PerCpuPageset,
+    PgData,
+    Reclaim,
+    SlowPath,
+    Zone,
+)
+"""Classes that ``Machine(classes=...)`` may replace by a subclass."""
 
 
 def make_runtime(
@@ -74,7 +90,7 @@ class Machine:
         cma: bytes reserved for contiguous allocations, at the end of the highest zone.
         min_free_kbytes: the reserve that watermarks are made of; by default Linux's formula.
         pagesets: False switches per-CPU page sets off (batch 1, high 0).
-        classes: replacements for classes of the model, ``{Zone: MyZone}``.
+        classes: replacements for classes of the model (`REPLACEABLE`), ``{Zone: MyZone}``.
 
     Raises:
         BadArgument: a parameter cannot be; no thread was started.
@@ -106,6 +122,10 @@ class Machine:
             pagesets=pagesets,
             classes=classes,
         )
+        for cls in self.config.classes:
+            if cls not in REPLACEABLE:
+                names = ", ".join(each.__name__ for each in REPLACEABLE)
+                raise BadArgument(f"classes: {cls.__name__} cannot be replaced, only {names}")
         self.seed = seed
         self.runtime = make_runtime(runtime, cpus, seed, lockstat, pin)
         try:
@@ -121,15 +141,15 @@ class Machine:
         self.memory = Memory(config.memory)
         self.log = KernelLog(rt)
         self.events = VmEvents(rt)
-        self.mem_map = MemMap(rt, nr_pages)
+        self.mem_map = self._make(MemMap)(rt, nr_pages)
         self.nodes = self._build_nodes(nr_pages)
         self.zones = [zone for node in self.nodes for zone in node.node_zones if zone.present_pages]
         self.mem_map.zones = self.zones
-        self._drain = Drain(rt, self.zones, self.events)
+        self._drain = self._make(Drain)(rt, self.zones, self.events)
         self.cma = self._reserve_cma()
         self._free_all_memory()
         self._setup_watermarks()
-        self.reclaim = Reclaim(rt, self.events)
+        self.reclaim = self._make(Reclaim)(rt, self.events)
         self.page_alloc = self._make(PageAllocator)(
             rt, self.memory, self.mem_map, self.nodes, self.events
         )
@@ -155,7 +175,7 @@ class Machine:
         """Share memory and CPUs out to nodes, and each node's memory to zones."""
         rt, nr_nodes = self.runtime, self.config.nodes
         zone_class = self._make(Zone)
-        pageset_class = self._make(PerCpuPageset)
+        pagesets, free_areas = self._make(PerCpuPageset), self._make(FreeArea)
         block = 1 << MAX_PAGE_ORDER
         share = max(block, nr_pages // nr_nodes & -block) if nr_nodes > 1 else nr_pages
         nodes = []
@@ -167,11 +187,12 @@ class Machine:
                 zone_start = ZONE_END_PFNS[index - 1] if index else 0
                 first = min(max(start, zone_start), end)
                 last = min(max(first, min(end, zone_end)), end)
-                zone = zone_class(rt, self.mem_map, index, first, max(0, last - first))
-                zone.pageset_class = pageset_class
-                zones.append(zone)
+                nr_zone_pages = max(0, last - first)
+                zones.append(
+                    zone_class(rt, self.mem_map, index, first, nr_zone_pages, pagesets, free_areas)
+                )
             cpus = tuple(cpu for cpu in range(rt.nr_cpus) if cpu * nr_nodes // rt.nr_cpus == number)
-            nodes.append(PgData(rt, number, tuple(zones), cpus))
+            nodes.append(self._make(PgData)(rt, number, tuple(zones), cpus))
         return nodes
 
     def _reserve_cma(self) -> CmaArea | None:
@@ -181,7 +202,9 @@ class Machine:
             return None
         zone = self.zones[-1]
         base = reserve_cma(zone, nr_pages)
-        return CmaArea(self.runtime, zone, base, nr_pages, self.events, self._drain.drain_all_pages)
+        return self._make(CmaArea)(
+            self.runtime, zone, base, nr_pages, self.events, self._drain.drain_all_pages
+        )
 
     def _free_all_memory(self) -> None:
         """Give every page but the first, which x86 keeps for itself, to the buddy system."""
@@ -198,7 +221,10 @@ class Machine:
                 if zone.managed_pages:
                     marks = zone_watermarks(self.min_free_kbytes // 4, zone.managed_pages, managed)
                     zone.setup_watermarks(
-                        marks, reserve[zone.index], max(1, len(node.cpus)), self.config.pagesets
+                        marks,
+                        reserve[zone.index],
+                        len(node.cpus) or self.runtime.nr_cpus,
+                        self.config.pagesets,
                     )
                 else:
                     zone.lowmem_reserve = tuple(reserve[zone.index])

@@ -61,7 +61,7 @@ def test_refuses_memory_of_another_type(memory: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name, value",
+    ("name", "value"),
     [
         ("nodes", 0),
         ("nodes", 65),
@@ -89,9 +89,10 @@ def test_refuses_other_parameters(name: str, value: Any) -> None:
 def test_more_nodes_than_memory() -> None:
     """Each node needs memory of its own."""
     refuses(BadArgument, "memory", nodes=8, memory="8M")
+    refuses(BadArgument, "memory", nodes=2, memory="4M")
 
 
-@pytest.mark.parametrize("nodes, memory", [(2, "8M"), (3, "16M"), (4, "16M"), (64, "256M")])
+@pytest.mark.parametrize(("nodes", "memory"), [(2, "8M"), (3, "16M"), (4, "16M"), (64, "256M")])
 def test_every_node_has_memory(nodes: int, memory: str) -> None:
     """A machine that boots gives memory to each node, and all of it to somebody."""
     with Machine(cpus=1, memory=memory, nodes=nodes) as m:
@@ -189,7 +190,10 @@ def test_replaced_classes_are_used_everywhere(runtime: str) -> None:
 
 def test_machines_are_independent() -> None:
     """Two machines in one process share nothing."""
-    with Machine(cpus=1, memory="8M") as a, Machine(cpus=1, memory="8M", classes={Zone: _Zone}) as b:
+    with (
+        Machine(cpus=1, memory="8M") as a,
+        Machine(cpus=1, memory="8M", classes={Zone: _Zone}) as b,
+    ):
         page = a.submit(0, a.alloc_pages, 0).result(50)
         assert b.submit(0, b.alloc_pages, 0).result(50) is not page
         assert type(a.zones[0]) is Zone

@@ -31,13 +31,20 @@ DEFERRED_BATCH: Final = 32
 class BuddySystem:
     """The part of ``struct zone`` that keeps free blocks."""
 
-    def __init__(self, rt: Runtime, mem_map: MemMap, start_pfn: int, nr_pages: int) -> None:
+    def __init__(
+        self,
+        rt: Runtime,
+        mem_map: MemMap,
+        start_pfn: int,
+        nr_pages: int,
+        free_area_class: type[FreeArea] = FreeArea,
+    ) -> None:
         self.mem_map = mem_map
         self.zone_start_pfn = start_pfn
         self.spanned_pages = nr_pages
         self.lock = rt.spinlock("&zone->lock", irqsave=True)
         self.free_area: tuple[FreeArea, ...] = tuple(
-            rt.watch(FreeArea(order, self.lock)) for order in range(NR_PAGE_ORDERS)
+            rt.watch(free_area_class(order, self.lock)) for order in range(NR_PAGE_ORDERS)
         )
         self.nr_free_pages = rt.cell(0, "zone->vm_stat[NR_FREE_PAGES]")
         """Free pages. Written under the lock; may differ from the lists by each CPU's drift."""

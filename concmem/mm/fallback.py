@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from concmem.mm.alloc_flags import ALLOC_CMA, ALLOC_KSWAPD, ALLOC_NOFRAGMENT
 from concmem.mm.buddy import BuddySystem
+from concmem.mm.free_area import FreeArea
 from concmem.mm.migratetype import (
     CMA,
     FALLBACKS,
@@ -47,8 +48,15 @@ class MobilityGrouping(BuddySystem):
 
     managed_pages: int
 
-    def __init__(self, rt: Runtime, mem_map: MemMap, start_pfn: int, nr_pages: int) -> None:
-        super().__init__(rt, mem_map, start_pfn, nr_pages)
+    def __init__(
+        self,
+        rt: Runtime,
+        mem_map: MemMap,
+        start_pfn: int,
+        nr_pages: int,
+        free_area_class: type[FreeArea] = FreeArea,
+    ) -> None:
+        super().__init__(rt, mem_map, start_pfn, nr_pages, free_area_class)
         self.nr_reserved_highatomic = 0
         """Pages in high-atomic blocks. Written under the lock; the watermark test reads without."""
 

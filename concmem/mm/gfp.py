@@ -55,7 +55,8 @@ GFP_TRANSHUGE: Final = 0x1C24CA  # GFP_TRANSHUGE_LIGHT | DIRECT_RECLAIM
 
 ALL_FLAGS: Final = 0xFFFDFF
 
-# The order of the kernel's gfpflag_names: the largest combinations first.
+# The order of the kernel's gfpflag_names: the largest combinations first, then by bit.
+# Since Linux kernel commit 772dd0342727 ("mm: enumerate all gfp flags") (in v6.10).
 _NAMES: Final = (
     ("GFP_TRANSHUGE", GFP_TRANSHUGE),
     ("GFP_TRANSHUGE_LIGHT", GFP_TRANSHUGE_LIGHT),
@@ -69,28 +70,28 @@ _NAMES: Final = (
     ("GFP_NOIO", GFP_NOIO),
     ("GFP_NOWAIT", GFP_NOWAIT),
     ("GFP_DMA", GFP_DMA),
-    ("__GFP_HIGHMEM", GFP_HIGHMEM_BIT),
     ("GFP_DMA32", GFP_DMA32),
+    ("__GFP_RECLAIM", RECLAIM),
+    ("__GFP_HIGHMEM", GFP_HIGHMEM_BIT),
+    ("__GFP_MOVABLE", MOVABLE),
+    ("__GFP_RECLAIMABLE", RECLAIMABLE),
     ("__GFP_HIGH", HIGH),
     ("__GFP_IO", IO),
     ("__GFP_FS", FS),
+    ("__GFP_ZERO", ZERO),
+    ("__GFP_DIRECT_RECLAIM", DIRECT_RECLAIM),
+    ("__GFP_KSWAPD_RECLAIM", KSWAPD_RECLAIM),
+    ("__GFP_WRITE", WRITE),
     ("__GFP_NOWARN", NOWARN),
     ("__GFP_RETRY_MAYFAIL", RETRY_MAYFAIL),
     ("__GFP_NOFAIL", NOFAIL),
     ("__GFP_NORETRY", NORETRY),
-    ("__GFP_COMP", COMP),
-    ("__GFP_ZERO", ZERO),
-    ("__GFP_NOMEMALLOC", NOMEMALLOC),
     ("__GFP_MEMALLOC", MEMALLOC),
+    ("__GFP_COMP", COMP),
+    ("__GFP_NOMEMALLOC", NOMEMALLOC),
     ("__GFP_HARDWALL", HARDWALL),
     ("__GFP_THISNODE", THISNODE),
-    ("__GFP_RECLAIMABLE", RECLAIMABLE),
-    ("__GFP_MOVABLE", MOVABLE),
     ("__GFP_ACCOUNT", ACCOUNT),
-    ("__GFP_WRITE", WRITE),
-    ("__GFP_RECLAIM", RECLAIM),
-    ("__GFP_DIRECT_RECLAIM", DIRECT_RECLAIM),
-    ("__GFP_KSWAPD_RECLAIM", KSWAPD_RECLAIM),
     ("__GFP_ZEROTAGS", ZEROTAGS),
 )
 _VALUES: Final = {

@@ -9,13 +9,10 @@ physical address *p* is at ``PAGE_OFFSET + p``.
 from __future__ import annotations
 
 import mmap
-import struct
 from typing import Final
 
 from concmem.errors import BadArgument
 from concmem.units import PAGE_OFFSET, PAGE_SIZE
-
-_U64: Final = struct.Struct("<Q")
 
 _MAP_NORESERVE: Final = 0x4000  # Linux; the mmap module names it from Python 3.13 on
 
@@ -54,12 +51,13 @@ class Memory:
 
     def read_u64(self, address: int) -> int:
         """The little-endian 8-byte word at *address*."""
-        value: int = _U64.unpack_from(self._bytes, self._offset(address, 8))[0]
-        return value
+        # By slices: on a free-threaded interpreter, struct.unpack_from on a mapping that several
+        # CPUs use loses counts of its exports, and the mapping can never be closed.
+        return int.from_bytes(self.read(address, 8), "little")
 
     def write_u64(self, address: int, value: int) -> None:
         """Store a little-endian 8-byte word at *address*."""
-        _U64.pack_into(self._bytes, self._offset(address, 8), value)
+        self.write(address, value.to_bytes(8, "little"))
 
     def close(self) -> None:
         """Give the bytes back to the host."""

@@ -60,6 +60,16 @@ class PageAllocator:
     alloc_pages: AllocPages
     free_pages: FreePages
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in ("alloc_pages", "free_pages"):
+            if name in cls.__dict__:
+                raise TypeError(
+                    f"{cls.__name__}.{name} would never be called: the fast paths are bound in "
+                    "__init__. Override alloc_pages_general or free_unref_page, or wrap the "
+                    "attribute after super().__init__()"
+                )
+
     def __init__(
         self,
         rt: Runtime,

@@ -34,7 +34,6 @@ EVENT_NAMES: Final = (
     "highatomic_unreserved",
     "cma_alloc_success",
     "cma_alloc_fail",
-    "cross_cpu_page_free",
 )
 """Names, kernel ones where it has them. The index of a name is its event number."""
 

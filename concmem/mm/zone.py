@@ -26,6 +26,7 @@ from concmem.mm.alloc_flags import (
     ALLOC_RESERVES,
 )
 from concmem.mm.fallback import MobilityGrouping
+from concmem.mm.free_area import FreeArea
 from concmem.mm.migratetype import CMA, HIGHATOMIC, MIGRATE_TYPES, MOVABLE
 from concmem.mm.page import Page
 from concmem.mm.per_cpu_pageset import PerCpuPageset
@@ -62,14 +63,20 @@ class Zone(MobilityGrouping):
     Args:
         index: ``ZONE_DMA``, ``ZONE_DMA32`` or ``ZONE_NORMAL``.
         start_pfn, nr_pages: the range; an unpopulated zone has 0 pages.
+        pageset_class, free_area_class: what its page sets and free areas are made of.
     """
 
-    pageset_class: type[PerCpuPageset] = PerCpuPageset
-
     def __init__(
-        self, rt: Runtime, mem_map: MemMap, index: int, start_pfn: int, nr_pages: int
+        self,
+        rt: Runtime,
+        mem_map: MemMap,
+        index: int,
+        start_pfn: int,
+        nr_pages: int,
+        pageset_class: type[PerCpuPageset] = PerCpuPageset,
+        free_area_class: type[FreeArea] = FreeArea,
     ) -> None:
-        super().__init__(rt, mem_map, start_pfn, nr_pages)
+        super().__init__(rt, mem_map, start_pfn, nr_pages, free_area_class)
         self._rt = rt
         # set once, at boot
         self.id = intern(f"zone {next(_zone_ids)}")
@@ -82,7 +89,7 @@ class Zone(MobilityGrouping):
         self.cma_pages = 0
         self.wait_table = WaitTable(rt, nr_pages)
         self.pageset = rt.percpu(
-            lambda: rt.watch(self.pageset_class(rt, self)), f"zone {self.name} pageset"
+            lambda: rt.watch(pageset_class(rt, self)), f"zone {self.name} pageset"
         )
         # Tuning: each written in one store by setup_watermarks or under the lock, read without.
         self.watermark = Watermarks(0, 0, 0, 0)
@@ -143,7 +150,8 @@ class Zone(MobilityGrouping):
         sizes = zone_pagesets(self.managed_pages, marks.low, nr_cpus)
         if not pagesets:
             sizes = PagesetSizes(batch=1, high_min=0, high_max=0)
-        threshold = stat_threshold(self.managed_pages, nr_cpus)
+        # Every CPU may use the zone, so all of them count here, not only the node's.
+        threshold = stat_threshold(self.managed_pages, self._rt.nr_cpus)
         for cpu in range(self._rt.nr_cpus):
             pcp = self.pageset.of(cpu)
             pcp.set_sizes(*sizes)

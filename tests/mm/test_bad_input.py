@@ -18,7 +18,8 @@ from concmem.errors import (
     NotACpu,
 )
 from concmem.machine import Machine
-from mm.helpers import alloc, free, on_cpu, snapshot
+
+from .helpers import alloc, free, on_cpu, snapshot
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_free_refuses_order(m: Machine, order: Any) -> None:
     refuses(m, error, "^order: ", m.free_pages, page, order)
 
 
-@pytest.mark.parametrize("order, look_alike", [(0, False), (0, 0.0), (1, True), (1, 1.0)])
+@pytest.mark.parametrize(("order", "look_alike"), [(0, False), (0, 0.0), (1, True), (1, 1.0)])
 def test_free_refuses_order_that_only_compares_equal(
     m: Machine, order: int, look_alike: Any
 ) -> None:
@@ -130,11 +131,13 @@ def test_free_of_a_tail_page(m: Machine) -> None:
     """A tail page is no allocation; the message names its head."""
     page = alloc(m, 3)
     tail = m.pfn_to_page(page.pfn + 5)
-    refuses(m, BadFree, f"tail page of the order-3 block at pfn {page.pfn:#x}", m.free_pages, tail, 0)
+    refuses(
+        m, BadFree, f"tail page of the order-3 block at pfn {page.pfn:#x}", m.free_pages, tail, 0
+    )
     free(m, page, 3)
 
 
-@pytest.mark.parametrize("allocated, freed", [(0, 1), (1, 0), (3, 2), (4, 9), (10, 9), (9, 10)])
+@pytest.mark.parametrize(("allocated", "freed"), [(0, 1), (1, 0), (3, 2), (4, 9), (10, 9), (9, 10)])
 def test_free_with_wrong_order(m: Machine, allocated: int, freed: int) -> None:
     """The message has both orders."""
     page = alloc(m, allocated)
@@ -228,9 +231,9 @@ def test_calls_from_a_thread_that_is_no_cpu(m: Machine) -> None:
 def test_unknown_cpu(m: Machine, cpu: int) -> None:
     """An unknown CPU is refused by name; nothing is queued."""
     before = snapshot(m)
-    with pytest.raises(BadArgument, match="^cpu: there is no CPU"):
+    with pytest.raises(BadArgument, match=r"^cpu: there is no CPU"):
         m.submit(cpu, m.alloc_pages, 0)
-    with pytest.raises(BadArgument, match="^cpu: there is no CPU"):
+    with pytest.raises(BadArgument, match=r"^cpu: there is no CPU"):
         m.call_on(cpu, lambda: None)
     with pytest.raises(BadArgument, match="^bodies: "):
         m.run([None] * 3)
@@ -256,7 +259,7 @@ def test_pfn_outside_of_memory(m: Machine, pfn: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields, reason",
+    ("fields", "reason"),
     [
         ({"flags": 1}, "PAGE_FLAGS_CHECK_AT_FREE"),
         ({"mapping": "file"}, "non-NULL mapping"),
@@ -264,9 +267,7 @@ def test_pfn_outside_of_memory(m: Machine, pfn: int) -> None:
     ],
 )
 @pytest.mark.parametrize("order", [0, 2, 5])
-def test_free_of_a_page_in_use(
-    m: Machine, order: int, fields: dict[str, Any], reason: str
-) -> None:
+def test_free_of_a_page_in_use(m: Machine, order: int, fields: dict[str, Any], reason: str) -> None:
     """A last reference to a page that is locked or mapped is not dropped."""
     page = alloc(m, order)
     clean = {name: getattr(page, name) for name in fields}

@@ -10,7 +10,8 @@ import pytest
 from concmem.errors import BadFree, SleepInAtomic
 from concmem.machine import Machine
 from concmem.mm.page import Page
-from mm.helpers import (
+
+from .helpers import (
     alloc,
     buddy_blocks,
     free,
@@ -35,7 +36,8 @@ def boot(**parameters: Any) -> Machine:
 
 def contiguous(m: Machine, page: Page, nr: int) -> list[Page]:
     """The pages of a contiguous allocation, checked."""
-    assert AREA.start <= page.pfn and page.pfn + nr <= AREA.stop
+    assert AREA.start <= page.pfn
+    assert page.pfn + nr <= AREA.stop
     pages = [m.pfn_to_page(page.pfn + i) for i in range(nr)]
     assert all(p.ref_count() == 1 and p.order == 0 for p in pages)
     return pages
@@ -249,5 +251,6 @@ def test_alongside_movable_allocations(runtime: str) -> None:
         m.drain_all_pages()
         m.verify()
         assert nr_buddy_pages(m) == at_start
-        assert results[2] and results[3]
+        assert results[2]
+        assert results[3]
         assert on_cpu(m, m.cma_alloc, NR_AREA) is not None

@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from concmem.machine import Machine
 from concmem.mm.page import Page
-from mm.helpers import free_runs, nr_buddy_pages, nr_managed, on_cpu
+
+from .helpers import free_runs, nr_buddy_pages, nr_managed, on_cpu
 
 GFP_KERNEL = 0xCC0
 GFP_ATOMIC = 0x820
@@ -75,7 +76,8 @@ class PageAllocatorModel(RuleBasedStateMachine):
             return
         pfn, nr = page.pfn, 1 << order
         assert pfn % nr == 0
-        assert pfn > 0 and pfn + nr <= NR_PAGES
+        assert pfn > 0
+        assert pfn + nr <= NR_PAGES
         assert not gfp & DMA or pfn + nr <= DMA_END
         assert not any(self.used[pfn : pfn + nr])
         assert page.ref_count() == 1
