@@ -136,14 +136,15 @@ class BuddySystem:
         self.free_area[order].add(page, migratetype, tail)
 
     def _del_page_from_free_list(self, page: Page, order: int, migratetype: int) -> None:
-        self.free_area[order].remove(page, migratetype)
         if (
             order == MAX_PAGE_ORDER
             and self.deferred
-            and self.free_area[order].free_list[MOVABLE].empty()
+            and self.free_area[order].free_list[MOVABLE].is_singular()
         ):
-            # The list is empty only when there is no block: nobody else needs to know of these.
+            # Before the last one goes: who looks without the lock finds the list empty only when
+            # there is no block, and nobody else needs to know of these.
             self._link_deferred(DEFERRED_BATCH)
+        self.free_area[order].remove(page, migratetype)
 
     def _link_deferred(self, nr_blocks: int) -> None:
         """Put the next *nr_blocks* never used blocks on their list (``deferred_grow_zone``)."""

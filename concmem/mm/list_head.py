@@ -36,6 +36,10 @@ class List(ListHead, Generic[T]):
     def empty(self) -> bool:
         return self.next is self
 
+    def is_singular(self) -> bool:
+        """Whether there is exactly one entry (``list_is_singular``)."""
+        return self.next is self.prev and self.next is not self
+
     def add(self, entry: T) -> None:
         """Insert at the front (``list_add``)."""
         _insert(entry, self, cast(ListHead, self.next))

@@ -19,9 +19,12 @@ from typing import TYPE_CHECKING, Any
 from concmem.errors import BadArgument, BadArgumentType, BadFree, BadPageState, DoubleFree
 from concmem.mm.alloc_flags import (
     ALLOC_HIGHATOMIC,
+    ALLOC_MIN_RESERVE,
     ALLOC_NO_WATERMARKS,
     ALLOC_NOFRAGMENT,
     ALLOC_WMARK_MASK,
+    WMARK_HIGH,
+    WMARK_MIN,
 )
 from concmem.mm.fast_path import AllocPages, FreePages, make_alloc_pages, make_free_pages
 from concmem.mm.gfp import check_gfp
@@ -151,13 +154,18 @@ class PageAllocator:
         """Test the watermarks, the high one first while the zone was last seen above it."""
         highest = context.highest_zoneidx
         if not zone.below_high():
-            if zone.watermark_ok(order, zone.watermark.high, highest, alloc_flags):
+            if zone.watermark_ok(order, zone.wmark_pages(WMARK_HIGH), highest, alloc_flags):
                 return True
             zone.set_flag(ZONE_BELOW_HIGH)
         if alloc_flags & ALLOC_NO_WATERMARKS:
             return True
-        mark = zone.wmark_pages(alloc_flags & ALLOC_WMARK_MASK)
-        return zone.watermark_ok(order, mark, highest, alloc_flags)
+        wmark = alloc_flags & ALLOC_WMARK_MASK
+        if zone.watermark_ok(order, zone.wmark_pages(wmark), highest, alloc_flags):
+            return True
+        # A boost is there to make kswapd work, not to keep single pages from who cannot wait.
+        if order or wmark != WMARK_MIN or not alloc_flags & ALLOC_MIN_RESERVE:
+            return False
+        return zone.watermark_ok(order, zone.watermark.min, highest, alloc_flags)
 
     def _rmqueue(
         self,

@@ -45,12 +45,23 @@ class Shrinker(NamedTuple):
     name: str = "shrinker"
 
 
+class Task:
+    """What the kernel keeps in ``current->flags``, for what runs on one CPU."""
+
+    __slots__ = ("memalloc",)
+
+    def __init__(self) -> None:
+        self.memalloc = False
+        """PF_MEMALLOC: this CPU is reclaiming; what it allocates must not reclaim again."""
+
+
 class Reclaim:
     """Shrinkers and kswapd of a machine."""
 
     def __init__(self, rt: Runtime, events: VmEvents) -> None:
         self._rt = rt
         self._events = events
+        self.current = rt.percpu(Task, "current").this
         self._rwsem = rt.rwsem("shrinker_rwsem")
         self._shrinkers: list[Shrinker] = []  # _rwsem
 
@@ -97,6 +108,7 @@ class Reclaim:
         self._rt.kthread_run(lambda: self._kswapd(pgdat), f"kswapd{pgdat.node_id}")
 
     def _kswapd(self, pgdat: PgData) -> None:
+        self.current().memalloc = True
         while True:
             order, highest_zoneidx = pgdat.wait_for_work()
             self._events.count("kswapd_wakeups")
@@ -120,7 +132,7 @@ class Reclaim:
             for zone, boost in zip(zones, boosts, strict=True):
                 zone.clear_flag(ZONE_RECLAIM_ACTIVE)
                 zone.drop_boost(boost)
-                if zone.watermark_ok(0, zone.watermark.high, highest_zoneidx, 0):
+                if zone.watermark_ok(0, zone.wmark_pages(2), highest_zoneidx, 0):
                     zone.clear_flag(ZONE_BELOW_HIGH)
         self._events.count("pageoutrun")
 

@@ -14,6 +14,7 @@ from concmem.mm import gfp as gfp_flags
 from concmem.mm.alloc_flags import (
     ALLOC_CPUSET,
     ALLOC_KSWAPD,
+    ALLOC_MIN_RESERVE,
     ALLOC_NO_WATERMARKS,
     WMARK_HIGH,
     WMARK_MIN,
@@ -34,16 +35,6 @@ if TYPE_CHECKING:
     from concmem.runtime.api import Runtime
 
 
-class _Task:
-    """What the kernel keeps in ``current->flags``, for what runs on one CPU."""
-
-    __slots__ = ("memalloc",)
-
-    def __init__(self) -> None:
-        self.memalloc = False
-        """PF_MEMALLOC: this CPU is reclaiming; what it allocates must not reclaim again."""
-
-
 class SlowPath:
     """Reclaim, drain, retry, and in the end fail with a report."""
 
@@ -61,7 +52,7 @@ class SlowPath:
         self._log = log
         self._drain_all_pages = drain_all_pages
         self._events = allocator.events
-        self._current = rt.percpu(_Task, "current").this
+        self._current = reclaim.current
         self._oom_lock = rt.mutex("oom_lock")
         self._oom_notifiers: list[Callable[[], int]] = []
         self._nofail_lock = rt.spinlock("nofail_lock")
@@ -86,6 +77,8 @@ class SlowPath:
             page = self._allocator.get_page_from_freelist(context, order, alloc_flags)
             if page is None:
                 page = self._retry(context, order, gfp, alloc_flags)
+            if page is None and gfp & gfp_flags.NOFAIL and gfp & gfp_flags.DIRECT_RECLAIM:
+                page = self._retry_forever(context, order, gfp, alloc_flags)
         if page is None:
             self._fail(context, order, gfp)
         return page
@@ -106,7 +99,8 @@ class SlowPath:
             self._rt.cond_resched()
             progress = self._direct_reclaim(context)
             page = self._allocator.get_page_from_freelist(context, order, alloc_flags)
-            if page is None and not drained:
+            # After every round that freed something: it may all lie in page sets.
+            if page is None and (progress or not drained):
                 drained = True
                 self._unreserve_highatomic(context, force=False)
                 self._drain_all_pages()
@@ -127,9 +121,19 @@ class SlowPath:
             if progress:
                 no_progress_loops = 0
                 continue
-            if not gfp & gfp_flags.NOFAIL:
-                return None
-            self._wait_a_tick()
+            return None
+
+    def _retry_forever(self, context: AllocContext, order: int, gfp: int, alloc_flags: int) -> Page:
+        """NOFAIL, and nothing helped: use the reserve, or wait until somebody frees."""
+        while True:
+            page = self._allocator.get_page_from_freelist(
+                context, order, alloc_flags | ALLOC_MIN_RESERVE
+            )
+            if page is None:
+                self._wait_a_tick()
+                page = self._retry(context, order, gfp, alloc_flags)
+            if page is not None:
+                return page
 
     def _direct_reclaim(self, context: AllocContext) -> int:
         """Reclaim on this CPU (``__perform_reclaim``); pages that came back."""
@@ -169,9 +173,18 @@ class SlowPath:
                 return page, False
             if order > PAGE_ALLOC_COSTLY_ORDER or self._unreserve_highatomic(context, force=True):
                 return None, order <= PAGE_ALLOC_COSTLY_ORDER
-            return None, sum(notify() for notify in list(self._oom_notifiers)) > 0
+            return None, self._notify() > 0
         finally:
             self._oom_lock.release()
+
+    def _notify(self) -> int:
+        """Pages that OOM notifiers freed. What they allocate must not end up here again."""
+        current = self._current()
+        current.memalloc = True
+        try:
+            return sum(notify() for notify in list(self._oom_notifiers))
+        finally:
+            current.memalloc = False
 
     def _wait_a_tick(self) -> None:
         """``schedule_timeout_uninterruptible(1)``."""

@@ -24,6 +24,7 @@ from concmem.mm.alloc_flags import (
     ALLOC_NON_BLOCK,
     ALLOC_OOM,
     ALLOC_RESERVES,
+    WMARK_HIGH,
 )
 from concmem.mm.fallback import MobilityGrouping
 from concmem.mm.free_area import FreeArea
@@ -256,7 +257,7 @@ class Zone(MobilityGrouping):
         with self.lock:
             for page, order in pages:
                 self._free_one_page(page, order, self.mem_map.pageblock_type(page.pfn))
-        if self.below_high() and self.watermark_ok(0, self.watermark.high, ZONE_NORMAL, 0):
+        if self.below_high() and self.watermark_ok(0, self.wmark_pages(WMARK_HIGH), ZONE_NORMAL, 0):
             self.clear_flag(ZONE_BELOW_HIGH)
 
     # -- boost

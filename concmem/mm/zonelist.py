@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from concmem.mm import gfp as gfp_flags
 from concmem.mm.alloc_flags import (
+    ALLOC_KSWAPD,
     ALLOC_NOFRAGMENT,
     WMARK_LOW,
     gfp_to_alloc_flags_cma,
@@ -63,6 +64,8 @@ def build_context(nodes: Sequence[PgData], gfp: int, cpu: int, node: int) -> All
         if zone.index <= highest
     ]
     flags = gfp_to_alloc_flags_cma(gfp, WMARK_LOW)
+    if gfp & gfp_flags.KSWAPD_RECLAIM:
+        flags |= ALLOC_KSWAPD
     if zones and _keep_types_apart(zones[0]):
         flags |= ALLOC_NOFRAGMENT
     return AllocContext(

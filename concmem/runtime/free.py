@@ -1,11 +1,4 @@
-"""
-The free-running mode: CPUs are OS threads and nothing decides their order but the host.
-
-Per-CPU data: as ``gs`` points to a CPU's area on x86-64, a context variable holds each thread's
-*area*, a list; a per-CPU variable is an offset into it. Finding it costs one C call and one index,
-takes no lock, and touches one shared object only, which on a free-threaded interpreter is what
-decides whether CPUs scale (every use of a shared object is a contended reference count).
-"""
+"""The free-running mode: CPUs are OS threads and nothing decides their order but the host."""
 
 from __future__ import annotations
 
@@ -19,30 +12,29 @@ from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from time import perf_counter_ns, sleep
-from typing import Any, Final, Generic, NoReturn, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from concmem.errors import (
     BadArgument,
     BadArgumentType,
     InterruptFailed,
     MachineClosed,
-    NotACpu,
     ShutdownTimeout,
     SleepInAtomic,
 )
 from concmem.runtime import api
 from concmem.runtime.cpu import Call, Cpu, Sleeper
 from concmem.runtime.locks import (
-    FreeAtomic,
-    FreeCell,
     FreeMutex,
-    FreeRefcount,
     FreeRwSem,
     FreeSpinlock,
     FreeWaitQueue,
     IrqSafeLock,
 )
 from concmem.runtime.lockstat import LockStat, StatLock, StatRwSem
+from concmem.runtime.percpu import FreePerCpu, NoArea
+from concmem.runtime.stop import Stop
+from concmem.runtime.variables import FreeAtomic, FreeCell, FreeRefcount
 from concmem.units import HZ, MAX_NR_CPUS
 
 T = TypeVar("T")
@@ -52,43 +44,6 @@ _CPU: Final = 1
 
 SHUTDOWN_TIMEOUT: Final = 30.0
 """Seconds that :meth:`FreeRuntime.shutdown` gives a body to reach a point."""
-
-
-class _NoArea(list[Any]):
-    """The area of a thread that is no CPU: every use says so."""
-
-    def __getitem__(self, _offset: object) -> NoReturn:
-        raise NotACpu(
-            f"thread {threading.current_thread().name!r} is no CPU of this machine: "
-            "run the call on one, with machine.run([...]) or machine.submit(cpu, fn)"
-        )
-
-
-class FreePerCpu(Generic[T]):
-    """A per-CPU variable: an offset into each CPU's area."""
-
-    def __init__(self, runtime: FreeRuntime, factory: Callable[[], T], name: str) -> None:
-        self.name = name
-        self._runtime = runtime
-        self.offset = offset = runtime.allocate_percpu(factory)
-        area = runtime.area
-
-        # A closure, not a method: no shared `self` on the way.
-        def this() -> T:
-            return cast(T, area()[offset])
-
-        self.this = this
-
-    def of(self, cpu: int) -> T:
-        areas = self._runtime.areas
-        if isinstance(cpu, bool) or not isinstance(cpu, int):
-            raise BadArgumentType(f"cpu: expected a CPU number, got {cpu!r}")
-        if not 0 <= cpu < len(areas):
-            raise BadArgument(f"cpu: there is no CPU {cpu}, only 0 to {self._runtime.nr_cpus - 1}")
-        return cast(T, areas[cpu][self.offset])
-
-    def all(self) -> Sequence[T]:
-        return [area[self.offset] for area in self._runtime.areas]
 
 
 class FreeRuntime(api.Runtime):
@@ -115,7 +70,7 @@ class FreeRuntime(api.Runtime):
         self.seed = seed
         self.lockstat = LockStat() if lockstat else None
         self._pin_to = sorted(os.sched_getaffinity(0)) if pin else []
-        self._area: ContextVar[list[Any]] = ContextVar("concmem_area", default=_NoArea())  # noqa: B039
+        self._area: ContextVar[list[Any]] = ContextVar("concmem_area", default=NoArea())  # noqa: B039
         self.area = self._area.get
         self._percpu_lock = threading.Lock()
         # _percpu_lock: cpus, areas, _factories, _closed, _stop. The lists are appended to only and
@@ -124,7 +79,7 @@ class FreeRuntime(api.Runtime):
         self.areas: list[list[Any]] = []
         self._factories: list[Callable[[], Any]] = []
         self._closed = False
-        self._stop: _Stop | None = None
+        self._stop: Stop | None = None
         self._failures: deque[BaseException] = deque()
         self._start_ns = perf_counter_ns()
         self._bind_hot_paths()
@@ -201,7 +156,7 @@ class FreeRuntime(api.Runtime):
 
     def on_cpu(self) -> bool:
         """Whether the calling thread is one of this runtime's CPUs."""
-        return self.area().__class__ is not _NoArea
+        return self.area().__class__ is not NoArea
 
     def sleeper(self) -> Sleeper:
         """What the calling thread sleeps on: its CPU, or for other threads a new sleeper."""
@@ -391,7 +346,7 @@ class FreeRuntime(api.Runtime):
             raise MachineClosed("stop_machine: the machine has been shut down")
         with self._stop_mutex:
             sleeper = self.sleeper()
-            stop = _Stop(sleeper)
+            stop = Stop(sleeper)
             try:
                 with self._percpu_lock:
                     self._stop = stop  # CPUs that come from now on come up parked
@@ -430,34 +385,3 @@ def _collect(fn: Callable[[], Any], failures: list[Exception]) -> None:
         raise  # no failure of a handler
     except Exception as error:
         failures.append(error)
-
-
-class _Stop:
-    """One ``stop_machine``: CPUs come, wait together, and go on together."""
-
-    def __init__(self, sleeper: Sleeper) -> None:
-        self._sleeper = sleeper
-        self._gate = threading.Event()
-        self.expected = 0
-        self._parked = 0  # under the sleeper's cond
-
-    def park(self) -> None:
-        """On a CPU: say that it is parked, and stay until :meth:`release`."""
-        self.park_nobody()
-        self.stay()
-
-    def stay(self) -> None:
-        """On a CPU: wait for :meth:`release`."""
-        self._gate.wait()
-
-    def park_nobody(self) -> None:
-        """Count a CPU as parked: it is gone."""
-        with self._sleeper.cond:
-            self._parked += 1
-            self._sleeper.cond.notify_all()
-
-    def wait_for_all(self) -> None:
-        self._sleeper.sleep_until(lambda: self._parked >= self.expected)
-
-    def release(self) -> None:
-        self._gate.set()

@@ -19,7 +19,8 @@ from concmem.runtime import api
 from concmem.runtime.cpu import Cpu
 from concmem.runtime.free import FreeRuntime
 from concmem.runtime.guarded import watched_class
-from concmem.runtime.locks import FreeAtomic, FreeCell, FreeRefcount, LockBase
+from concmem.runtime.locks import LockBase
+from concmem.runtime.variables import FreeAtomic, FreeCell, FreeRefcount
 
 T = TypeVar("T")
 

@@ -1,5 +1,5 @@
 """
-The locks and variables of the free-running modes, on top of ``threading.Lock``.
+The locks of the free-running modes, on top of ``threading.Lock``.
 
 A spinlock is the bare lock. The sleeping ones (mutex, reader-writer lock, wait queue) put the
 calling CPU to sleep on its own condition, so that it takes interrupts while it waits.
@@ -10,17 +10,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from time import monotonic, sleep
 from types import TracebackType
-from typing import Generic, TypeVar
 
 from concmem.errors import LockMisuse
 from concmem.runtime.api import Lock
 from concmem.runtime.cpu import Sleeper, Waiter
-
-T = TypeVar("T")
 
 
 class LockBase:
@@ -326,100 +322,6 @@ class FreeWaitQueue:
 
     def wake_up_all(self) -> int:
         return self.wake_up(len(self._waiters))
-
-
-class FreeCell(Generic[T]):
-    """READ_ONCE / WRITE_ONCE: one attribute access is indivisible in CPython, with or without GIL."""
-
-    __slots__ = ("name", "value")
-
-    def __init__(self, value: T, name: str) -> None:
-        self.value = value
-        self.name = name
-
-
-class FreeAtomic:
-    """``atomic_long_t``: a tiny lock for what writes; a read is one attribute access."""
-
-    __slots__ = ("_lock", "_value", "name")
-
-    def __init__(self, value: int, name: str) -> None:
-        self._value = value
-        self.name = name
-        self._lock = threading.Lock()
-
-    @property
-    def value(self) -> int:
-        return self._value
-
-    @value.setter
-    def value(self, new: int) -> None:
-        self.xchg(new)  # under the lock: a store between somebody's load and store would be lost
-
-    def add_return(self, n: int) -> int:
-        with self._lock:
-            self._value = value = self._value + n
-        return value
-
-    def add(self, n: int) -> None:
-        self.add_return(n)
-
-    def inc(self) -> None:
-        self.add_return(1)
-
-    def dec(self) -> None:
-        self.add_return(-1)
-
-    def xchg(self, new: int) -> int:
-        with self._lock:
-            old, self._value = self._value, new
-        return old
-
-    def cmpxchg(self, old: int, new: int) -> int:
-        with self._lock:
-            found = self._value
-            if found == old:
-                self._value = new
-        return found
-
-
-class FreeRefcount(list[bool]):
-    """
-    ``refcount_t`` as a stack of tokens, of which the bottom one, True, is the first reference.
-
-    Appending and popping are indivisible and C functions, so this is several times faster than a
-    counter under a lock, and the one CPU that pops True knows that it dropped the last reference.
-    """
-
-    __slots__ = ()
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-
-    add = list.append
-    dec_and_test = list.pop
-
-    def inc_not_zero(self) -> bool:
-        # Push first, look then. If True is below, it was there when we pushed, or whoever dropped
-        # it popped our token instead and left us the last one: either way we hold a reference.
-        # If not, the count was zero when we pushed (perhaps it is not any more, but failing is
-        # always allowed), and one token that says False is ours to remove, wherever it is.
-        self.append(False)
-        try:
-            if self[0]:
-                return True
-        except IndexError:  # the first reference came and went, and took our token for its own
-            return False
-        with suppress(ValueError):  # a free too many has popped it
-            self.remove(False)
-        return False
-
-    def read(self) -> int:
-        return len(self)
-
-    # Two counts are never equal, only the same: what a list would compare is of no interest.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 class IrqSafeLock(LockBase):

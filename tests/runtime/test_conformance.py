@@ -12,7 +12,8 @@ import pytest
 from concmem.runtime import api
 from concmem.runtime.free import FreeRuntime
 from concmem.runtime.jitter import JitterRuntime
-from concmem.runtime.locks import FreeAtomic, FreeMutex, FreeRefcount, FreeRwSem, FreeWaitQueue
+from concmem.runtime.locks import FreeMutex, FreeRwSem, FreeWaitQueue
+from concmem.runtime.variables import FreeAtomic, FreeRefcount
 from concmem.testing.conformance import CHECKS, run_runtime_conformance_test
 
 pytestmark = pytest.mark.timeout(60)

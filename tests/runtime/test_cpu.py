@@ -291,6 +291,15 @@ def test_cpu_stopped_passes_except_exception() -> None:
 def test_keyboard_interrupt_in_run(make: Make) -> None:
     """Control-C in run() reaches the caller; shutdown then ends bodies that run and sleep."""
     rt: FreeRuntime = make(3)
+    main = threading.main_thread().ident
+    assert main is not None
+    interrupted: list[int] = []
+
+    def once(signum: int, _frame: object) -> None:
+        if not interrupted:
+            interrupted.append(signum)
+            raise KeyboardInterrupt
+
     lock = rt.spinlock("lock")
     queue = rt.waitqueue(lock, "queue")
 
@@ -299,14 +308,18 @@ def test_keyboard_interrupt_in_run(make: Make) -> None:
             queue.wait()
 
     def interrupts_main() -> None:
-        main = threading.main_thread().ident
-        assert main is not None
-        signal.pthread_kill(main, signal.SIGINT)
+        while not interrupted:  # a signal just before the main thread blocks does not wake it
+            signal.pthread_kill(main, signal.SIGINT)
+            time.sleep(0.001)
         while True:
             rt.cond_resched()
 
-    with pytest.raises(KeyboardInterrupt):
-        rt.run([interrupts_main, sleeps])
+    before = signal.signal(signal.SIGINT, once)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            rt.run([interrupts_main, sleeps])
+    finally:
+        signal.signal(signal.SIGINT, before)
     rt.shutdown()
     assert not any(cpu.thread.is_alive() for cpu in rt.cpus)
 
