@@ -34,7 +34,8 @@ from concmem.mm.zone import Zone
 from concmem.reports.procfs import ProcFs
 from concmem.runtime.free import FreeRuntime
 from concmem.runtime.jitter import JitterRuntime
-from concmem.units import MAX_PAGE_ORDER, PAGE_SHIFT, PAGE_SIZE
+from concmem.runtime.lockstat import LockClassStatistics
+from concmem.units import MAX_PAGE_ORDER, PAGE_SHIFT, PAGE_SIZE, format_size
 
 T = TypeVar("T")
 
@@ -92,8 +93,17 @@ class Machine:
         pagesets: False switches per-CPU page sets off (batch 1, high 0).
         classes: replacements for classes of the model (`REPLACEABLE`), ``{Zone: MyZone}``.
 
+    Attributes, besides the methods (GFP flags are in :mod:`concmem.mm.gfp`):
+        alloc_pages(order=0, gfp=GFP_KERNEL, node=None): ``2**order`` pages, or ``None``. On a CPU.
+        free_pages(page, order=0): drop a reference; the last one frees. On a CPU.
+        get_page(page), put_page(page), split_page(page): as in the kernel. On a CPU.
+        memory: the bytes: ``read(address, n)``, ``write(address, data)``.
+        procfs: ``/proc`` texts: ``names()``, ``read(name)``, ``export(directory)``.
+        log: the kernel log: ``read()``.
+        runtime: the CPUs and primitives (:class:`concmem.Runtime`).
+
     Raises:
-        BadArgument: a parameter cannot be; no thread was started.
+        BadArgument: a parameter cannot be; no thread is left.
     """
 
     def __init__(
@@ -128,6 +138,7 @@ class Machine:
                 raise BadArgument(f"classes: {cls.__name__} cannot be replaced, only {names}")
         self.seed = seed
         self.runtime = make_runtime(runtime, cpus, seed, lockstat, pin)
+        self.runtime.claim(self)
         try:
             self._boot()
         except BaseException:
@@ -154,7 +165,7 @@ class Machine:
             rt, self.memory, self.mem_map, self.nodes, self.events
         )
         self.page_alloc.slow_path = self._make(SlowPath)(
-            rt, self.page_alloc, self.reclaim, self.log, self._drain.drain_all_pages
+            rt, self.page_alloc, self.reclaim, self.log, self._drain.try_drain_all_pages
         )
         self.alloc_pages = self.page_alloc.alloc_pages
         self.free_pages = self.page_alloc.free_pages
@@ -332,7 +343,6 @@ class Machine:
 
     def statistics(self) -> MachineStatistics:
         """A copy of all counters. Does not stop the CPUs."""
-        lockstat = self.runtime.lockstat
         return MachineStatistics(
             nr_cpus=self.runtime.nr_cpus,
             nodes=tuple(node.statistics() for node in self.nodes),
@@ -344,8 +354,13 @@ class Machine:
             ),
             events=self.events.sum(),
             min_free_kbytes=self.min_free_kbytes,
-            locks=tuple(lockstat.statistics()) if lockstat else (),
+            locks=self.lock_statistics(),
         )
+
+    def lock_statistics(self) -> tuple[LockClassStatistics, ...]:
+        """Lock classes, most contended first; empty without ``lockstat``. Takes no lock."""
+        lockstat = self.runtime.lockstat
+        return tuple(lockstat.statistics()) if lockstat else ()
 
     # -- the end
 
@@ -355,6 +370,13 @@ class Machine:
         memory = getattr(self, "memory", None)
         if memory is not None:
             memory.close()
+
+    def __repr__(self) -> str:
+        config = self.config
+        return (
+            f"<concmem.Machine cpus={self.runtime.nr_cpus} memory={format_size(config.memory)} "
+            f"nodes={config.nodes} runtime={self.runtime.name}>"
+        )
 
     def __enter__(self) -> Machine:
         return self

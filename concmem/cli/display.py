@@ -10,8 +10,11 @@ from rich.table import Table
 
 from concmem.runtime.lockstat import LockClassStatistics
 
-PLAIN_WIDTH: Final = 120
-"""Columns of tables that do not go to a terminal."""
+TABLE_WIDTH: Final = 120
+"""
+Columns that tables may use at least. On a narrower terminal their lines wrap: a number that is cut
+is worse than a table that is ugly.
+"""
 
 MAX_ROWS: Final = 32
 """CPUs shown in a table; ``--json`` has them all."""
@@ -20,10 +23,25 @@ MAX_LOCKS: Final = 8
 """Lock classes shown."""
 
 
+class _Console(Console):
+    """A console that leaves a broken pipe to the caller."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def make_console(stream: IO[str]) -> Console:
-    """A console on *stream*, wide enough for the tables when that is no terminal."""
-    width = None if stream.isatty() else PLAIN_WIDTH
-    return Console(file=stream, width=width, highlight=False, markup=False)
+    """A console on *stream*, wide enough for the tables."""
+    console = _Console(file=stream, highlight=False, markup=False)
+    if not stream.isatty() or console.width < TABLE_WIDTH:
+        console.width = TABLE_WIDTH
+    return console
+
+
+def make_live_console(stream: IO[str]) -> Console:
+    """A console on *stream* for a display that redraws itself: as wide as the terminal."""
+    width = None if stream.isatty() else TABLE_WIDTH
+    return _Console(file=stream, width=width, highlight=False, markup=False)
 
 
 def print_text(console: Console, text: str, style: str | None = None) -> None:

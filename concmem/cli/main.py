@@ -16,7 +16,7 @@ from typing import Final
 
 import concmem
 from concmem.cli import bench, replay_trace, stress
-from concmem.cli.output import INTERRUPTED, USAGE, complain
+from concmem.cli.output import INTERRUPTED, PIPE, USAGE, complain
 from concmem.errors import BadArgument, TraceError
 
 COMMANDS: Final[tuple[ModuleType, ...]] = (stress, replay_trace, bench)
@@ -42,8 +42,9 @@ not modelled: TLB and page tables' hardware, swap, the page cache, transparent h
 exit status:
   0    no rule was broken
   1    a rule was broken: the report says which
-  2    an argument or a file cannot be used; nothing was run
+  2    an argument or a file cannot be used, or the result cannot be written
   130  interrupted, and no rule had been broken until then
+  141  whoever read the output went away
 """
 
 
@@ -83,6 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone; so that the interpreter's last flush is silent too:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE
+    except OSError as error:
+        complain(f"the result cannot be written: {error}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return USAGE
     return status

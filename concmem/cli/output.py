@@ -19,6 +19,8 @@ BROKEN: Final = 1
 """A rule was broken."""
 USAGE: Final = 2
 """An argument or a file cannot be used."""
+PIPE: Final = 141
+"""Whoever read the output went away before its end."""
 INTERRUPTED: Final = 130
 """The user ended it; nothing was broken until then."""
 

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import Progress
 
-from concmem.cli.display import count, lock_table, make_console, make_table, percent, print_text
+from concmem.cli.display import (
+    count,
+    lock_table,
+    make_live_console,
+    make_table,
+    percent,
+    print_text,
+)
 from concmem.mm.migratetype import NAMES
 from concmem.reports.buddyinfo import render as render_buddyinfo
 from concmem.reports.fragmentation import unusable_index
@@ -32,7 +39,7 @@ def replay_progress(player: Player) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    console = make_console(sys.stderr)
+    console = make_live_console(sys.stderr)
     done = threading.Event()
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("replaying", total=max(1, player.nr_steps))

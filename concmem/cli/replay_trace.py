@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         raise TraceError(f"{args.file}: {reading.malformed} malformed line(s), and --strict given")
     cpus = args.cpus if args.cpus is not None else len(plan.cpus)
     if cpus < len(plan.cpus):
-        raise BadArgument(f"--cpus: the trace has {len(plan.cpus)} CPUs, got {cpus}")
+        raise BadArgument(f"--cpus: the trace needs at least {len(plan.cpus)}, got {cpus}")
     error: Exception | None = None
     interrupted = False
     with Machine(
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
         player = Player(machine, plan)
         try:
             _play(machine, player, progress=not args.no_progress)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # the player has stopped and verified
             interrupted = True
         except (ConcmemError, ExceptionGroup) as failure:
             error = failure

@@ -17,7 +17,7 @@ from concmem.cli.display import (
     count,
     events_table,
     lock_table,
-    make_console,
+    make_live_console,
     make_table,
     percent,
     print_text,
@@ -50,7 +50,7 @@ class LiveProgress:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._console = make_console(sys.stderr)
+        self._console = make_live_console(sys.stderr)
         self._live: Live | None = None
         self._last = (0.0, (0,) * machine.runtime.nr_cpus)
         self._rates: list[float] = [0.0] * machine.runtime.nr_cpus

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, cast
 
 from concmem.mm.free_area import FreeArea
-from concmem.mm.migratetype import CMA, ISOLATE, MOVABLE, is_mergeable
+from concmem.mm.migratetype import CMA, HIGHATOMIC, ISOLATE, MOVABLE, is_mergeable
 from concmem.mm.page import PAGE_TYPE_BUDDY, Page
 from concmem.runtime.api import lockdep_assert_held
 from concmem.units import MAX_PAGE_ORDER, NR_PAGE_ORDERS, PAGEBLOCK_ORDER
@@ -49,6 +49,7 @@ class BuddySystem:
         self.nr_free_pages = rt.cell(0, "zone->vm_stat[NR_FREE_PAGES]")
         """Free pages. Written under the lock; may differ from the lists by each CPU's drift."""
         self.nr_free_cma_pages = rt.cell(0, "zone->vm_stat[NR_FREE_CMA_PAGES]")
+        self.nr_free_highatomic = rt.cell(0, "zone->nr_free_highatomic")
         self.pageset: PerCpu[PerCpuPageset]
         # lock: the range of blocks of MAX_PAGE_ORDER that were never used. They are counted as free
         # movable blocks, but have no page structs and are not linked yet.
@@ -182,6 +183,8 @@ class BuddySystem:
         pcp.vm_stat_diff = diff
         if migratetype == CMA:
             self.nr_free_cma_pages.value += nr_pages
+        elif migratetype == HIGHATOMIC:
+            self.nr_free_highatomic.value += nr_pages
 
     def publish_above_mark(self) -> None:
         """Tell every page set when the zone crosses its `fast_mark`. See `Zone`."""
@@ -189,7 +192,11 @@ class BuddySystem:
     def nr_free_pages_snapshot(self) -> int:
         """Free pages with every CPU's difference added (``zone_page_state_snapshot``)."""
         # No lock: differences may move while they are summed; the caller only estimates.
-        return max(0, self.nr_free_pages.value + sum(p.vm_stat_diff for p in self.pageset.all()))
+        return max(0, self.nr_free_pages_exact())
+
+    def nr_free_pages_exact(self) -> int:
+        """The same, not clamped: exact while nobody else runs."""
+        return self.nr_free_pages.value + sum(p.vm_stat_diff for p in self.pageset.all())
 
     def has_free_block(self, order: int, types: tuple[int, ...]) -> bool:
         """Whether some block of at least *order* and one of *types* is free."""

@@ -27,12 +27,23 @@ class Drain:
 
     def drain_all_pages(self) -> None:
         """Empty the page sets of every CPU. May sleep; the caller has interrupts enabled."""
-        with self._mutex:
+        self._mutex.acquire()
+        self._drain_and_unlock()
+
+    def try_drain_all_pages(self) -> None:
+        """The same, unless somebody is at it already: for reclaim, which only hopes."""
+        if self._mutex.trylock():
+            self._drain_and_unlock()
+
+    def _drain_and_unlock(self) -> None:
+        try:
             pending = list(range(self._rt.nr_cpus))
             while pending:
                 # A CPU that was interrupted in the middle of a page set is asked again: it goes
                 # on between two requests.
                 pending = [cpu for cpu in pending if not self._drain_cpu(cpu)]
+        finally:
+            self._mutex.release()
 
     def _drain_cpu(self, cpu: int) -> bool:
         # No lock: an empty set may fill again at any time, also right after a drain.

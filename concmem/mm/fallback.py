@@ -230,24 +230,27 @@ class MobilityGrouping(BuddySystem):
 
     # -- high-atomic reserve; these take the lock themselves
 
-    def reserve_highatomic_pageblock(self, page: Page, order: int) -> None:
-        """An atomic allocation of *order* got *page*: reserve its page block for the like."""
+    def reserve_highatomic_pageblock(self, page: Page, order: int) -> bool:
+        """An atomic allocation of *order* got *page*: reserve its page block; whether that was done."""
         # No lock: the limit is tested again below.
         limit = self._highatomic_limit()
         if self.managed_pages // 100 < PAGEBLOCK_NR_PAGES or self.nr_reserved_highatomic >= limit:
-            return
+            return False
         with self.lock:
             if self.nr_reserved_highatomic >= limit:
-                return
+                return False
             block_type = self.mem_map.pageblock_type(page.pfn)
             if not is_mergeable(block_type):
-                return
+                return False
             if order >= PAGEBLOCK_ORDER:
                 self.mem_map.set_pageblock_type(page.pfn, order, HIGHATOMIC)
                 self.nr_reserved_highatomic += 1 << order
             elif self._move_freepages_block(page.pfn, block_type, HIGHATOMIC) >= 0:
                 self.nr_reserved_highatomic += PAGEBLOCK_NR_PAGES
+            else:
+                return False
             self.update_fast_mark()
+        return True
 
     def update_fast_mark(self) -> None:
         """The reserve has changed. See `Zone`."""
@@ -275,7 +278,11 @@ class MobilityGrouping(BuddySystem):
                     self.update_fast_mark()
                 if area.order > PAGEBLOCK_ORDER:
                     area.move(page, HIGHATOMIC, migratetype)
+                    self._account_freepages(-(1 << area.order), HIGHATOMIC)
+                    self._account_freepages(1 << area.order, migratetype)
                     self.mem_map.set_pageblock_type(page.pfn, area.order, migratetype)
                     return True
-                return self._move_freepages_block(page.pfn, HIGHATOMIC, migratetype) > 0
+                moved = self._move_freepages_block(page.pfn, HIGHATOMIC, migratetype)
+                self._merge_block(page.pfn & -PAGEBLOCK_NR_PAGES)
+                return moved > 0
         return False

@@ -3,9 +3,9 @@ The fast paths of the page allocator: order 0, to and from this CPU's page set.
 
 Written out and bound at construction, as closures: a call here would cost more than the work, and on
 a free-threaded interpreter every use of an object that other CPUs use too (``self``, the zone, a
-large int) is a contended reference count. So these start from the CPU's own dictionary, in the hot
-slot of its area, which has an entry for each GFP flags and for each zone (``zone.id`` is a text),
-and touch its own objects only, but for the area getter and the page block types.
+large int) is a contended reference count. So these start from the CPU's own dictionaries in the hot
+slots of its area, by GFP flags and by ``zone.id``, and touch the CPU's own objects only, but for the
+area getter and the page block types.
 
 What they do is what :class:`~concmem.mm.page_alloc.PageAllocator` and
 :class:`~concmem.mm.per_cpu_pageset.PerCpuPageset` do for any order; whatever is not simple goes there.
@@ -19,7 +19,7 @@ from concmem.errors import BadArgumentType
 from concmem.mm.gfp import GFP_KERNEL
 from concmem.mm.memory import pfn_to_virt
 from concmem.mm.page import Page
-from concmem.runtime.api import HOT
+from concmem.runtime.api import HOT, HOT_FREE
 from concmem.units import PAGE_SIZE
 
 _ORDER_0: Final = 0
@@ -117,7 +117,7 @@ def make_free_pages(allocator: PageAllocator) -> FreePages:
             BadPageState: the pages are still mapped or locked.
         """
         try:
-            entry = area()[HOT].get(page.zone_id)
+            entry = area()[HOT_FREE].get(page.zone_id)
             if page.order is not order or entry is None:
                 entry = check_free(page, order)
         except AttributeError:
@@ -145,7 +145,8 @@ def make_free_pages(allocator: PageAllocator) -> FreePages:
                 pcp.alloc_factor >>= 1
             if (free_count := pcp.free_count) < pcp.max_free_count:
                 pcp.free_count = free_count + 1
-            if count >= pcp.high:
+            # Below the mark the limit is lower than `high`, and depends on the zone's flags.
+            if count >= pcp.high or not pcp.above_mark:
                 pcp.flush(migratetype, False)
         finally:
             unlock()

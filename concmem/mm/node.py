@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from concmem.mm.alloc_flags import WMARK_HIGH
 from concmem.mm.statistics import NodeStatistics
 from concmem.mm.zone import Zone
 
@@ -44,10 +45,21 @@ class PgData:
         """Zones with memory, highest first: the order in which they are tried."""
         return [zone for zone in reversed(self.node_zones) if zone.managed_pages]
 
+    def balanced(self, order: int, highest_zoneidx: int) -> bool:
+        """Whether a zone can serve *order* and stay above its high mark (``pgdat_balanced``)."""
+        zones = [zone for zone in self.populated_zones() if zone.index <= highest_zoneidx]
+        return not zones or any(
+            zone.watermark_ok(order, zone.wmark_pages(WMARK_HIGH), highest_zoneidx, 0)
+            for zone in zones
+        )
+
     def wakeup_kswapd(self, order: int, highest_zoneidx: int) -> None:
         """Ask kswapd for free pages in zones up to *highest_zoneidx* (``wakeup_kswapd``)."""
         # No lock: one wake-up too many or too few; the next allocation asks again.
         if self.kswapd_failures >= MAX_RECLAIM_RETRIES:
+            return
+        boosted = any(zone.watermark_boost for zone in self.node_zones[: highest_zoneidx + 1])
+        if not boosted and self.balanced(order, highest_zoneidx):
             return
         with self.kswapd_lock:
             self.kswapd_order = max(self.kswapd_order, order)

@@ -32,10 +32,10 @@ from concmem.mm.mem_map import MemMap
 from concmem.mm.memory import Memory, pfn_to_virt
 from concmem.mm.migratetype import ISOLATE, MOVABLE, PCPTYPES
 from concmem.mm.page import FLAGS_CHECK_AT_FREE, PAGE_TYPE_NONE, Page, show_page_flags
-from concmem.mm.per_cpu_pageset import PAGE_ALLOC_COSTLY_ORDER, pcp_allowed_order
+from concmem.mm.per_cpu_pageset import pcp_allowed_order
 from concmem.mm.zone import ZONE_BELOW_HIGH, ZONE_NAMES, Zone
 from concmem.mm.zonelist import AllocContext, build_context
-from concmem.runtime.api import HOT
+from concmem.runtime.api import HOT, HOT_FREE
 from concmem.units import MAX_PAGE_ORDER, PAGE_SHIFT
 
 if TYPE_CHECKING:
@@ -138,6 +138,11 @@ class PageAllocator:
     ) -> Page | None:
         """Try each zone whose watermark allows it; ``None`` when none does. Takes no sleep."""
         for zone, pcp in context.zones:
+            if (
+                alloc_flags & ALLOC_NOFRAGMENT
+                and zone.zone_pgdat is not context.zones[0][0].zone_pgdat
+            ):
+                break  # rather mix types here than go to another node
             # No lock: an estimate, refreshed by whoever moves pages under zone->lock.
             if (order or not pcp.above_mark) and not self._zone_allows(
                 zone, context, order, alloc_flags
@@ -145,6 +150,10 @@ class PageAllocator:
                 continue
             page = self._rmqueue(zone, pcp, context, order, alloc_flags)
             if page is not None:
+                if alloc_flags & ALLOC_HIGHATOMIC and zone.reserve_highatomic_pageblock(
+                    page, order
+                ):
+                    self.events.count("highatomic_reserved")
                 return page
         if alloc_flags & ALLOC_NOFRAGMENT:
             return self.get_page_from_freelist(context, order, alloc_flags & ~ALLOC_NOFRAGMENT)
@@ -176,7 +185,7 @@ class PageAllocator:
         alloc_flags: int,
     ) -> Page | None:
         """From this CPU's page set if possible, else from the buddy system."""
-        if order <= PAGE_ALLOC_COSTLY_ORDER or pcp_allowed_order(order):
+        if pcp_allowed_order(order):
             # trylock: the set may be held by a drain, or by what an interrupt interrupted.
             if pcp.trylock():
                 try:
@@ -190,8 +199,6 @@ class PageAllocator:
         page = zone.rmqueue_buddy(order, context.migratetype, alloc_flags)
         if page is not None:
             self.events.count("pgalloc_direct", 1 << order)
-            if alloc_flags & ALLOC_HIGHATOMIC:
-                zone.reserve_highatomic_pageblock(page, order)
         return page
 
     def _prep_new_page(self, page: Page, order: int, context: AllocContext) -> None:
@@ -267,7 +274,7 @@ class PageAllocator:
             self._raise_bad_free(page, order)
         pcp = page.zone.pageset.this()
         entry = pcp, pcp.lists, pcp.trylock, pcp.unlock, self.mem_map.pageblock_types
-        self.rt.area()[HOT][page.zone_id] = entry
+        self.rt.area()[HOT_FREE][page.zone_id] = entry
         return entry
 
     def _check_page(self, page: object) -> None:

@@ -154,28 +154,36 @@ class PerCpuPageset:
     def _refill(self, pages: deque[Page], order: int, migratetype: int, alloc_flags: int) -> bool:
         """Fetch a batch from the buddy system; whether that gave any page."""
         wanted = self._nr_pcp_alloc(order)
-        got = self.zone.rmqueue_bulk(order, wanted, pages, migratetype, alloc_flags)
-        self.count += got << order
-        self.nr_refill += 1
-        self.nr_refilled += got << order
+        before = len(pages)
+        try:
+            self.zone.rmqueue_bulk(order, wanted, pages, migratetype, alloc_flags)
+        finally:  # also when a list turned out to be corrupted: what came has come
+            got = len(pages) - before
+            self.count += got << order
+            self.nr_refill += 1
+            self.nr_refilled += got << order
         return bool(pages)
 
     def _nr_pcp_alloc(self, order: int) -> int:
-        """How many blocks to fetch. Doubles from refill to refill, up to the room there is."""
-        # No lock needed for the sizes: read once, so that they agree with each other.
-        batch, high, high_min, high_max = self.batch, self.high, self.high_min, self.high_max
-        if high_max < batch:
+        """
+        How many blocks to fetch (``nr_pcp_alloc``).
+
+        Doubles from refill to refill without a free, up to the room there is; and while the zone
+        is above its high watermark, the room grows with it.
+        """
+        batch = self.batch
+        high = self.high = min(max(self.high, self.high_min), self.high_max)
+        if high < batch:
             return 1  # no caching
-        if order > 0:
-            return max(batch >> order, 2)
-        max_nr_alloc = max(high - self.count - batch, batch)
-        if high_min != high_max and not self.zone.reclaim_active():
-            self.high = min(high + batch, high_max)
-            max_nr_alloc = max(self.high - self.count - batch, batch)
-        nr = batch << self.alloc_factor
-        if nr < max_nr_alloc and self.alloc_factor < PCP_BATCH_SCALE_MAX:
-            self.alloc_factor += 1
-        return min(nr, max_nr_alloc)
+        nr = batch if order else batch << self.alloc_factor
+        if self.high_min != self.high_max and not self.zone.below_high():
+            high = self.high = min(high + nr, self.high_max)
+        if not order:
+            room = max(high - self.count - batch, batch)
+            if nr <= room and self.alloc_factor < PCP_BATCH_SCALE_MAX:
+                self.alloc_factor += 1
+            nr = min(nr, room)
+        return max(nr >> order, 2) if nr > 1 else nr
 
     # -- free: caller holds the lock
 
@@ -191,45 +199,54 @@ class PerCpuPageset:
         self.nr_free += 1 << order
         if order:
             self.last_high_order_free = self.nr_free
-        free_high = order > 0 and in_a_row and self.free_count >= self.batch
+        # Of huge pages two make a "row" at once, so they do not count.
+        costly = order > PAGE_ALLOC_COSTLY_ORDER
+        free_high = order > 0 and not costly and in_a_row and self.free_count >= self.batch
         if self.free_count < self.max_free_count:
             self.free_count += 1 << order
-        if self.count >= self.high or free_high:
-            self.flush(pindex, free_high)
+        self.flush(pindex, free_high)
 
     def flush(self, pindex: int, free_high: bool) -> None:
-        """Too many pages: give some back, beginning with list *pindex*."""
+        """Give some pages back if there are too many, beginning with list *pindex*."""
         batch = self.batch
         high = self._nr_pcp_high(batch, free_high)
         if self.count >= high:
             self._free_pcppages_bulk(self._nr_pcp_free(batch, high, free_high), pindex)
 
     def _nr_pcp_high(self, batch: int, free_high: bool) -> int:
-        """The limit that counts now: lower while memory is short."""
-        if free_high or not self.high_max:
-            self.high = max(self.high - (batch << PCP_BATCH_SCALE_MAX), self.high_min)
+        """The limit that counts now: lower while memory is short (``nr_pcp_high``)."""
+        high_min, high_max = self.high_min, self.high_max
+        high = self.high = min(max(self.high, high_min), high_max)
+        if not high:
             return 0
-        if self.high_min == self.high_max:
-            return self.high
+        if free_high:
+            self.high = max(high - (batch << PCP_BATCH_SCALE_MAX), high_min)
+            return 0
+        decay = max(self.free_count, batch)
         if self.zone.reclaim_active():
-            self.high = max(self.high - (self.free_count or batch), self.high_min)
+            self.high = max(high - decay, high_min)
             return min(batch << 2, self.high)
+        if high_min == high_max:
+            return high
         if self.zone.below_high():
-            self.high = max(self.high - (self.free_count or batch), self.high_min)
-            return max(self.count, self.high_min)
-        return self.high
+            self.high = max(high - decay, high_min)
+            return max(self.count, high_min)
+        if self.count >= high:
+            # Room for what is freed in one go now, so that it can be allocated again from here.
+            self.high = min(max(high, self.free_count + self.count), high_max)
+        return high
 
     def _nr_pcp_free(self, batch: int, high: int, free_high: bool) -> int:
-        """How many pages to flush."""
+        """How many pages to flush (``nr_pcp_free``)."""
         if free_high:
             return min(self.count, batch << PCP_BATCH_SCALE_MAX)
         if high < batch:
-            return max(1, self.count)  # no caching
+            return 1  # no caching: the page just freed
         return min(max(self.free_count, batch), high - batch)
 
     def _free_pcppages_bulk(self, count: int, pindex: int) -> None:
         """
-        Give *count* pages back, round robin over the lists from *pindex* on, coldest first.
+        Give *count* pages back, list after list from *pindex* on, coldest first.
 
         *count* may be stale, so it is limited to what is there.
         """
@@ -242,9 +259,10 @@ class PerCpuPageset:
             if not self.lists[pindex]:
                 continue
             order = pindex_to_order(pindex)
-            batch.append((self.lists[pindex].pop(), order))
-            self.count -= 1 << order
-            count -= 1 << order
+            while count > 0 and self.lists[pindex]:
+                batch.append((self.lists[pindex].pop(), order))
+                self.count -= 1 << order
+                count -= 1 << order
         self.nr_flush += 1
         self.nr_flushed += before - self.count
         self.zone.free_bulk(batch)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from concmem.errors import BadArgument
-from concmem.mm.node import PgData
+from concmem.mm.node import MAX_RECLAIM_RETRIES, PgData
 from concmem.mm.zone import ZONE_BELOW_HIGH, ZONE_RECLAIM_ACTIVE
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Reclaim:
                     freed += shrinker.scan_objects(wanted)
                 if freed >= nr_pages:
                     break
-        self._events.count(f"pgscan_{who}", scanned)
+        self._events.count("slabs_scanned", scanned)  # objects; pgsteal counts pages
         self._events.count(f"pgsteal_{who}", freed)
         for zone in pgdat.populated_zones():
             zone.pages_scanned.add(scanned)
@@ -111,6 +111,8 @@ class Reclaim:
         self.current().memalloc = True
         while True:
             order, highest_zoneidx = pgdat.wait_for_work()
+            if pgdat.kswapd_failures >= MAX_RECLAIM_RETRIES:
+                continue  # hopeless, until direct reclaim has success; the wake-up was on its way
             self._events.count("kswapd_wakeups")
             self.balance_pgdat(pgdat, order, highest_zoneidx)
 
@@ -120,12 +122,17 @@ class Reclaim:
         boosts = [zone.watermark_boost for zone in zones]
         for zone in zones:
             zone.set_flag(ZONE_RECLAIM_ACTIVE)
+        reclaimed = 0
         try:
-            while not self._balanced(pgdat, order, highest_zoneidx):
+            while not pgdat.balanced(order, highest_zoneidx):
                 self._rt.cond_resched()
-                if not self.shrink(pgdat, SWAP_CLUSTER_MAX, "kswapd"):
+                freed = self.shrink(pgdat, SWAP_CLUSTER_MAX, "kswapd")
+                if not freed:
                     pgdat.kswapd_failures += 1
                     break
+                reclaimed += freed
+                if reclaimed >= 2 << order:  # compact_gap(): more would not make a larger block
+                    order = 0
             else:
                 self._events.count("kswapd_high_wmark_hit_quickly")
         finally:
@@ -135,11 +142,3 @@ class Reclaim:
                 if zone.watermark_ok(0, zone.wmark_pages(2), highest_zoneidx, 0):
                     zone.clear_flag(ZONE_BELOW_HIGH)
         self._events.count("pageoutrun")
-
-    @staticmethod
-    def _balanced(pgdat: PgData, order: int, highest_zoneidx: int) -> bool:
-        """Whether a zone of the node can serve *order* and stay above high (``pgdat_balanced``)."""
-        zones = [zone for zone in pgdat.populated_zones() if zone.index <= highest_zoneidx]
-        return not zones or any(
-            zone.watermark_ok(order, zone.wmark_pages(2), highest_zoneidx, 0) for zone in zones
-        )

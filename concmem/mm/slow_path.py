@@ -87,14 +87,15 @@ class SlowPath:
         """Reclaim and try again, until there is a page or no point in going on."""
         drained = False
         no_progress_loops = 0
-        current = self._current()
+        # An interrupt handler is not the reclaimer that it interrupts.
+        memalloc = self._current().memalloc and not self._rt.in_interrupt()
         while True:
-            if (gfp & gfp_flags.MEMALLOC or current.memalloc) and not gfp & gfp_flags.NOMEMALLOC:
+            if (gfp & gfp_flags.MEMALLOC or memalloc) and not gfp & gfp_flags.NOMEMALLOC:
                 alloc_flags |= ALLOC_NO_WATERMARKS
             page = self._allocator.get_page_from_freelist(context, order, alloc_flags)
             if page is not None:
                 return page
-            if not gfp & gfp_flags.DIRECT_RECLAIM or current.memalloc:
+            if not gfp & gfp_flags.DIRECT_RECLAIM or memalloc:
                 return None
             self._rt.cond_resched()
             progress = self._direct_reclaim(context)
@@ -140,11 +141,11 @@ class SlowPath:
         preferred = context.zones[0][0]
         self._events.count(f"allocstall_{ZONE_NAMES[preferred.index].lower()}")
         current = self._current()
-        current.memalloc = True
+        before, current.memalloc = current.memalloc, True
         try:
             return self._reclaim.shrink(preferred.zone_pgdat, SWAP_CLUSTER_MAX, "direct")
         finally:
-            current.memalloc = False
+            current.memalloc = before
 
     def _should_reclaim_retry(self, context: AllocContext, order: int, loops: int) -> bool:
         """Whether more reclaim could help: at most 16 rounds without progress, and enough to win."""
@@ -180,11 +181,11 @@ class SlowPath:
     def _notify(self) -> int:
         """Pages that OOM notifiers freed. What they allocate must not end up here again."""
         current = self._current()
-        current.memalloc = True
+        before, current.memalloc = current.memalloc, True
         try:
             return sum(notify() for notify in list(self._oom_notifiers))
         finally:
-            current.memalloc = False
+            current.memalloc = before
 
     def _wait_a_tick(self) -> None:
         """``schedule_timeout_uninterruptible(1)``."""

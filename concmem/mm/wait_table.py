@@ -2,7 +2,7 @@
 Waiting for pages: a hashed table of wait queues for each zone (``zone->wait_table``).
 
 Locks: a bucket's lock protects ``page->flags`` of every page that hashes to it, and its queue. It is
-a leaf: no other lock is taken inside.
+a leaf: no other lock is taken inside. Interrupt handlers take it, too: I/O ends in an unlock.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class WaitTable:
         index = (page.pfn * GOLDEN_RATIO_64 & 0xFFFF_FFFF_FFFF_FFFF) >> (64 - self._bits)
         bucket = self._buckets.get(index)
         if bucket is None:
-            lock = self._rt.spinlock("zone->wait_table[].lock")
+            lock = self._rt.spinlock("zone->wait_table[].lock", irqsave=True)
             bucket = Bucket(lock, self._rt.waitqueue(lock, "zone->wait_table[]"))
             bucket = self._buckets.setdefault(index, bucket)
         return bucket

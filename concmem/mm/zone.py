@@ -275,7 +275,7 @@ class Zone(MobilityGrouping):
         unusable = (1 << order) - 1
         # No lock: estimates, as the whole test is one.
         if not alloc_flags & ALLOC_RESERVES:
-            unusable += self.nr_reserved_highatomic
+            unusable += self.nr_free_highatomic.value
         if not alloc_flags & ALLOC_CMA:
             unusable += self.nr_free_cma_pages.value
         return unusable
@@ -350,7 +350,7 @@ class Zone(MobilityGrouping):
             cma=self.cma_pages,
             free_counts=tuple(counts),
             nr_free=tuple(area.nr_free for area in self.free_area),
-            pageblocks=self._count_pageblocks(),
+            pageblocks=self.statistics_pageblocks(),
             watermark_boost=self.watermark_boost,
             watermark_min=marks.min,
             watermark_low=marks.low,
@@ -363,7 +363,8 @@ class Zone(MobilityGrouping):
             pagesets=tuple(self.pageset.of(cpu).statistics() for cpu in range(self._rt.nr_cpus)),
         )
 
-    def _count_pageblocks(self) -> tuple[int, ...]:
+    def statistics_pageblocks(self) -> tuple[int, ...]:
+        """``[migratetype]``: page blocks of each type."""
         first = self.zone_start_pfn >> PAGEBLOCK_ORDER
         end = -(-self.zone_end_pfn() // PAGEBLOCK_NR_PAGES) if self.spanned_pages else first
         types = self.mem_map.pageblock_types[first:end]

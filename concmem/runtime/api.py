@@ -36,7 +36,8 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 HOT = 2
-"""``runtime.area()[HOT]``: a dict for the hottest per-CPU data, at a fixed place (``pcpu_hot``)."""
+HOT_FREE = 3
+"""``runtime.area()[HOT]``, ``[HOT_FREE]``: dicts for the hottest per-CPU data (``pcpu_hot``)."""
 
 THIS_CPU = "THIS_CPU"
 """Guard name for ``__guarded_by__``: only the owning CPU touches the field."""
@@ -197,20 +198,24 @@ class Runtime(ABC):
         """A lock of class *name* whose holder and waiters may sleep."""
 
     @abstractmethod
-    def rwsem(self, name: str) -> RwSem: ...
+    def rwsem(self, name: str) -> RwSem:
+        """A reader-writer lock of class *name* whose holders and waiters may sleep."""
 
     @abstractmethod
     def waitqueue(self, lock: Lock, name: str) -> WaitQueue:
         """A queue whose waiters hold *lock* when they come and when they go."""
 
     @abstractmethod
-    def cell(self, value: T, name: str) -> Cell[T]: ...
+    def cell(self, value: T, name: str) -> Cell[T]:
+        """A lockless variable; each access of ``.value`` is indivisible."""
 
     @abstractmethod
-    def atomic(self, value: int, name: str) -> Atomic: ...
+    def atomic(self, value: int, name: str) -> Atomic:
+        """An atomic integer: ``inc dec add add_return xchg cmpxchg``."""
 
     @abstractmethod
-    def refcount(self, name: str) -> Refcount: ...
+    def refcount(self, name: str) -> Refcount:
+        """A reference count, 0 at first: ``add(True)`` is the first, ``add(False)`` one more."""
 
     @abstractmethod
     def percpu(self, factory: Callable[[], T], name: str) -> PerCpu[T]:
@@ -237,6 +242,10 @@ class Runtime(ABC):
 
     cond_resched: Callable[[], None]
     """Between two operations, no lock held: interrupts, ``stop_machine`` and shutdown get in."""
+
+    @abstractmethod
+    def in_interrupt(self) -> bool:
+        """Whether the caller runs in an interrupt handler. False on a thread that is no CPU."""
 
     @abstractmethod
     def cpu_relax(self) -> None:

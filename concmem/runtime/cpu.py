@@ -5,15 +5,17 @@ The thread sleeps on one condition of its own, whatever it waits for: an empty r
 queue, a contended mutex, the acknowledgement of an IPI. Whoever has news for a CPU changes the state
 and notifies that condition, so a sleeping CPU takes interrupts as a real one does in its idle loop.
 
-Locks: ``cond`` protects ``tasks``, ``interrupts`` and ``stoppers`` and everything that a predicate
+Locks: ``lock`` protects ``tasks``, ``interrupts`` and ``stoppers`` and everything that a predicate
 given to :meth:`Sleeper.sleep_until` reads. ``irqs_enabled`` belongs to the CPU's own thread.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
+import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from time import monotonic
 from typing import Any
@@ -25,19 +27,25 @@ class Sleeper:
     """Anything that can wait: a CPU, or for one call a thread that is none."""
 
     def __init__(self) -> None:
-        self.cond = threading.Condition(threading.Lock())
+        # `with lock`, never `with cond`: entering the lock is one C call, which Ctrl-C in a thread
+        # that is no CPU cannot break in two and thereby leave it locked for ever.
+        self.lock = threading.Lock()
+        self.cond = threading.Condition(self.lock)
 
     def assert_may_sleep(self) -> None:
         """Raise `SleepInAtomic` where a sleep would be a bug."""
 
+    def give_way(self) -> None:
+        """In a wait that nothing may break off: let others in."""
+
     def sleep_until(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Sleep until *predicate* (called with `cond` held) is true; its last value."""
-        with self.cond:
+        """Sleep until *predicate* (called with `lock` held) is true; its last value."""
+        with self.lock:
             return self.cond.wait_for(predicate, timeout)
 
     def notify(self) -> None:
         """Make the sleeper look at its predicate again."""
-        with self.cond:
+        with self.lock:
             self.cond.notify_all()
 
 
@@ -58,7 +66,7 @@ class Waiter:
         return self.sleeper.sleep_until(self.is_woken, timeout)
 
     def wake(self) -> None:
-        with self.sleeper.cond:
+        with self.sleeper.lock:
             self.woken = True
             self.sleeper.cond.notify_all()
 
@@ -94,6 +102,31 @@ class Call:
         return self.result
 
 
+def end_of(future: Future[Any]) -> threading.Lock:
+    """
+    A lock that is free once *future* is done.
+
+    A bare lock, because Ctrl-C in the middle of ``concurrent.futures.wait`` can leave the future's
+    own locked for ever, and its CPU waiting for it.
+    """
+    end = threading.Lock()
+    end.acquire()
+    future.add_done_callback(lambda _: end.release())
+    return end
+
+
+def wait_for_ends(ends: Sequence[threading.Lock]) -> None:
+    """
+    Wait for what `end_of` has made.
+
+    The host may deliver a signal to any thread, or just before this one blocks, and that does not
+    end the wait for a lock. So look up now and then, for Ctrl-C.
+    """
+    for end in ends:
+        while not end.acquire(timeout=0.5):
+            pass
+
+
 class Cpu(Sleeper):
     """
     One simulated CPU, or one kernel thread.
@@ -117,14 +150,14 @@ class Cpu(Sleeper):
         self.native_id = 0
         self._enter = enter
         self._on_interrupt_failure = on_interrupt_failure
-        # cond: tasks, interrupts, stoppers, nr_posted, stopping, gone
+        # lock: tasks, interrupts, stoppers, nr_posted, stopping, gone
         self.tasks: deque[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = deque()
         self.interrupts: deque[Callable[[], Any]] = deque()
         self.stoppers: deque[Callable[[], None]] = deque()
         self.nr_posted = 0
         self.stopping = False
         self.gone = False
-        # `attention` is written under cond and read without: it only ever says "look under cond".
+        # `attention` is written under lock and read without: it only ever says "look under lock".
         # A CPU that misses a fresh True sees it at its next point.
         self.area: list[Any] = [False]
         """Item 0, `attention`, then this CPU's per-CPU data."""
@@ -132,6 +165,8 @@ class Cpu(Sleeper):
         self.irqs_enabled = True
         self.in_interrupt = False
         self.nr_interrupts = 0
+        self.spinlocks_held = 0
+        """Spinlocks this CPU holds, where the runtime's locks know their holder."""
         self.nr_taken = 0
         self.thread = threading.Thread(target=self._main, name=name, daemon=True)
 
@@ -178,10 +213,11 @@ class Cpu(Sleeper):
         finally:
             # A body that raised between local_irq_save and restore must not leave a deaf CPU.
             self.irqs_enabled = True
+            self.spinlocks_held = 0
 
     def _cancel_all(self) -> None:
         """On the way out: nobody may wait for ever for a CPU that is gone."""
-        with self.cond:
+        with self.lock:
             self.stopping = self.gone = True
             tasks, self.tasks = list(self.tasks), deque()
             calls, self.interrupts = list(self.interrupts), deque()
@@ -199,16 +235,18 @@ class Cpu(Sleeper):
 
     # -- news from elsewhere
 
-    def post_task(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Future[Any]:
-        future: Future[Any] = Future()
-        with self.cond:
+    def post_task(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], future: Future[Any] | None = None
+    ) -> Future[Any]:
+        future = future or Future()
+        with self.lock:
             self._check_alive()
             self.tasks.append((future, fn, args))
             self.cond.notify_all()
         return future
 
     def post_interrupt(self, fn: Callable[[], Any]) -> None:
-        with self.cond:
+        with self.lock:
             self._check_alive()
             self.interrupts.append(fn)
             self.nr_posted += 1
@@ -217,13 +255,13 @@ class Cpu(Sleeper):
 
     def flush_interrupts(self) -> None:
         """On a thread that is no CPU: wait until what has been posted by now has been taken."""
-        with self.cond:
+        with self.lock:
             last = self.nr_posted
             self.cond.wait_for(lambda: self.gone or self.nr_taken >= last)
 
     def post_stopper(self, fn: Callable[[], None]) -> bool:
         """Have *fn* run between two operations; false when the CPU is gone."""
-        with self.cond:
+        with self.lock:
             if self.gone:  # one that is only going still runs its body
                 return False
             self.stoppers.append(fn)
@@ -232,7 +270,7 @@ class Cpu(Sleeper):
             return True
 
     def post_stop(self) -> None:
-        with self.cond:
+        with self.lock:
             self.stopping = True
             self.attention = True
             self.cond.notify_all()
@@ -245,13 +283,17 @@ class Cpu(Sleeper):
 
     def take_interrupts(self) -> None:
         """Run what has been posted, if interrupts are enabled, and with them disabled."""
+        # Not what comes meanwhile, which stays for the next point: a CPU under a constant stream
+        # of interrupts must get on with its work between them.
+        left = len(self.interrupts)
         while self.irqs_enabled:
-            with self.cond:
-                if not self.interrupts:
-                    self.attention = self.stopping or bool(self.stoppers)
+            with self.lock:
+                if not left or not self.interrupts:
+                    self._update_attention()
                     self.cond.notify_all()  # for flush_interrupts
                     return
                 handler = self.interrupts.popleft()
+            left -= 1
             self.run_handler(handler)
             self.nr_taken += 1
 
@@ -276,10 +318,15 @@ class Cpu(Sleeper):
         """Between two operations: take interrupts, park for ``stop_machine``, stop."""
         if self.in_interrupt or not self.irqs_enabled:
             return
-        self.take_interrupts()
-        self._park()
+        self.give_way()
         if self.stopping:
             raise CpuStopped
+
+    def give_way(self) -> None:
+        """As `schedule`, but goes on when the CPU is to stop."""
+        if not self.in_interrupt and self.irqs_enabled:
+            self.take_interrupts()
+            self._park()
 
     def relax(self) -> None:
         """While waiting for another CPU: take interrupts; stop, as that CPU may be gone."""
@@ -288,17 +335,31 @@ class Cpu(Sleeper):
             raise CpuStopped
 
     def _park(self) -> None:
-        while True:
-            with self.cond:
-                if not self.stoppers:
-                    self.attention = self.stopping or bool(self.interrupts)
-                    return
-                stopper = self.stoppers.popleft()
+        """Park once: if the next ``stop_machine`` is waiting already, it has to wait for a point."""
+        with self.lock:
+            stopper = self.stoppers.popleft() if self.stoppers else None
+            self._update_attention()
+        if stopper is not None:
             stopper()
 
+    def _update_attention(self) -> None:
+        """Caller holds `lock`."""
+        self.attention = self.stopping or bool(self.interrupts) or bool(self.stoppers)
+
+    def stack(self) -> str:
+        """Where the CPU is now, innermost call last; for reports."""
+        frame = sys._current_frames().get(self.thread.ident or 0)
+        return "".join(traceback.format_stack(frame)[-8:]) if frame is not None else "(no frame)\n"
+
     def assert_may_sleep(self) -> None:
-        if self.in_interrupt or not self.irqs_enabled:
-            where = "an interrupt handler" if self.in_interrupt else "a section with irqs disabled"
+        if self.in_interrupt or not self.irqs_enabled or self.spinlocks_held:
+            where = (
+                "an interrupt handler"
+                if self.in_interrupt
+                else f"a section with {self.spinlocks_held} spinlock(s) held"
+                if self.spinlocks_held
+                else "a section with irqs disabled"
+            )
             raise SleepInAtomic(f"BUG: scheduling while atomic: {self.name} sleeps in {where}")
 
     def sleep_until(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
@@ -306,12 +367,16 @@ class Cpu(Sleeper):
         self.assert_may_sleep()
         deadline = None if timeout is None else monotonic() + timeout
         while True:
-            with self.cond:
-                while not self.attention:
+            # Give way once, then look: a CPU that others stop or interrupt all the time gets on.
+            if self.attention:
+                self.schedule()
+            with self.lock:
+                while True:
                     if predicate():
                         return True
                     remaining = None if deadline is None else deadline - monotonic()
                     if remaining is not None and remaining <= 0:
                         return False
+                    if self.attention:
+                        break
                     self.cond.wait(remaining)
-            self.schedule()

@@ -7,7 +7,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
@@ -23,7 +23,8 @@ from concmem.errors import (
     SleepInAtomic,
 )
 from concmem.runtime import api
-from concmem.runtime.cpu import Call, Cpu, Sleeper
+from concmem.runtime.cpu import Call, Cpu, Sleeper, end_of, wait_for_ends
+from concmem.runtime.guarded import check_guards
 from concmem.runtime.locks import (
     FreeMutex,
     FreeRwSem,
@@ -78,12 +79,15 @@ class FreeRuntime(api.Runtime):
         self.cpus: list[Cpu] = []
         self.areas: list[list[Any]] = []
         self._factories: list[Callable[[], Any]] = []
+        self._guards_checked: set[type] = set()
+        self._owner: object = None
         self._closed = False
         self._stop: Stop | None = None
         self._failures: deque[BaseException] = deque()
         self._start_ns = perf_counter_ns()
         self._bind_hot_paths()
-        self._stop_mutex = FreeMutex("stop_machine", self.sleeper)
+        # Handed over in order, so that a caller that stops the machine all the time starves nobody.
+        self._stop_turn = FreeRwSem("stop_machine", self.sleeper)
         try:
             for number in range(nr_cpus):
                 self._add_cpu(f"concmem-cpu{number}")
@@ -106,6 +110,18 @@ class FreeRuntime(api.Runtime):
         self.smp_processor_id = smp_processor_id
         self.cond_resched = cond_resched
 
+    def claim(self, owner: object) -> None:
+        """
+        One machine for each runtime: the hot slots of its CPUs belong to it.
+
+        Raises:
+            BadArgument: another machine has it already.
+        """
+        with self._percpu_lock:
+            if self._owner is not None:
+                raise BadArgument(f"runtime: is used by {self._owner!r} already")
+            self._owner = owner
+
     # -- CPUs
 
     def _add_cpu(self, name: str) -> Cpu:
@@ -122,7 +138,7 @@ class FreeRuntime(api.Runtime):
         if self._closed:
             raise MachineClosed(f"{name}: the machine has been shut down")
         cpu = Cpu(len(self.cpus), name, self._enter, self._on_interrupt_failure)
-        cpu.area += [cpu, {}, *values]
+        cpu.area += [cpu, {}, {}, *values]
         if self._stop is not None:  # stop_machine is running: come up parked
             cpu.post_stopper(self._stop.stay)
         try:
@@ -149,7 +165,7 @@ class FreeRuntime(api.Runtime):
                     self._factories.append(factory)
                     for area, value in zip(self.areas, values, strict=True):
                         area.append(value)
-                    return len(self._factories) + api.HOT
+                    return len(self._factories) + api.HOT_FREE
 
     def this_cpu(self) -> Cpu:
         return cast(Cpu, self.area()[_CPU])
@@ -174,20 +190,27 @@ class FreeRuntime(api.Runtime):
         return self.check_cpu(cpu).post_task(fn, args)
 
     def run(self, bodies: Sequence[Callable[[], T] | None]) -> list[T | None]:
+        if not isinstance(bodies, Sequence) or not all(
+            body is None or callable(body) for body in bodies
+        ):
+            raise BadArgumentType(f"bodies: expected a list of functions or None, got {bodies!r}")
         if len(bodies) > self.nr_cpus:
             raise BadArgument(f"bodies: {len(bodies)} of them, but only {self.nr_cpus} CPUs")
         if self.on_cpu():
             raise SleepInAtomic("run() waits for all CPUs: call it from a thread that is no CPU")
-        futures = [
-            None if body is None else self.submit(cpu, body) for cpu, body in enumerate(bodies)
-        ]
-        wait([future for future in futures if future is not None])
+        futures = [None if body is None else Future[T]() for body in bodies]
+        ends = [end_of(future) for future in futures if future is not None]
+        for cpu, body, future in zip(self.cpus, bodies, futures, strict=False):
+            if body is not None:
+                cpu.post_task(body, (), future)
+        wait_for_ends(ends)
         for cpu in self.cpus[: self.nr_cpus]:
             cpu.flush_interrupts()  # those of the bodies, whose failures belong to this run
         failures: list[BaseException] = []
-        for future in futures:
+        for cpu_number, future in enumerate(futures):
             error = None if future is None else future.exception()
             if error is not None:
+                error.add_note(f"raised by the body on cpu{cpu_number}")
                 failures.append(error)
         with suppress(IndexError):  # until empty, also while others append or take
             while True:
@@ -214,6 +237,9 @@ class FreeRuntime(api.Runtime):
             self._failures.append(error)
 
     # -- interrupts
+
+    def in_interrupt(self) -> bool:
+        return self.on_cpu() and self.this_cpu().in_interrupt
 
     def cpu_relax(self) -> None:
         cpu = self.this_cpu()
@@ -324,6 +350,9 @@ class FreeRuntime(api.Runtime):
         return FreePerCpu(self, factory, name)
 
     def watch(self, obj: T) -> T:
+        if type(obj) not in self._guards_checked:
+            check_guards(obj)
+            self._guards_checked.add(type(obj))
         return obj
 
     # -- time
@@ -344,7 +373,7 @@ class FreeRuntime(api.Runtime):
     def stop_machine(self, fn: Callable[[], T]) -> T:
         if self._closed:
             raise MachineClosed("stop_machine: the machine has been shut down")
-        with self._stop_mutex:
+        with self._stop_turn.write():
             sleeper = self.sleeper()
             stop = Stop(sleeper)
             try:
@@ -356,7 +385,11 @@ class FreeRuntime(api.Runtime):
                         stop.park_nobody()
                     stop.expected += cpu is not sleeper
                 stop.wait_for_all()
-                return fn()
+                flags = self.local_irq_save()
+                try:
+                    return fn()
+                finally:
+                    self.local_irq_restore(flags)
             finally:
                 with self._percpu_lock:
                     self._stop = None
@@ -374,8 +407,14 @@ class FreeRuntime(api.Runtime):
             if cpu.thread.is_alive():
                 raise ShutdownTimeout(
                     f"{cpu.name} did not stop within {SHUTDOWN_TIMEOUT:.0f} s: its body runs without "
-                    "calling the machine, or waits for something that never comes"
+                    "calling the machine, or waits for something that never comes. It is here:\n"
+                    + cpu.stack()
                 )
+
+
+def wait_interruptibly(futures: Sequence[Future[Any]]) -> None:
+    """Wait for all, so that Ctrl-C gets through. Only a thread that is no CPU ever waits here."""
+    wait_for_ends([end_of(future) for future in futures])
 
 
 def _collect(fn: Callable[[], Any], failures: list[Exception]) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any, TypeVar
 
+from concmem.errors import BadArgument
 from concmem.runtime.api import THIS_CPU
 
 T = TypeVar("T")
@@ -32,6 +33,26 @@ def guards_of(cls: type) -> dict[str, str]:
     for base in reversed(cls.__mro__):
         guards.update(base.__dict__.get("__guarded_by__", {}))
     return guards
+
+
+def check_guards(obj: object) -> None:
+    """
+    Check that every guard of *obj* leads to something that can be locked.
+
+    Raises:
+        BadArgument: ``__guarded_by__`` names something else; the message says which field.
+    """
+    for field, guard in guards_of(type(obj)).items():
+        if guard == THIS_CPU:
+            continue
+        lock: Any = obj
+        for name in guard.split("."):
+            lock = getattr(lock, name, None)
+        if not hasattr(lock, "locked"):
+            raise BadArgument(
+                f"{type(obj).__name__}.__guarded_by__: {field!r} is guarded by {guard!r}, "
+                "which is no lock of the object"
+            )
 
 
 def watched_class(cls: type[T], on_access: OnAccess) -> type[T]:

@@ -37,9 +37,12 @@ LONGEST: Final = 200e-6
 class JitterLock(LockBase):
     """A lock that hesitates before each operation and knows its holder."""
 
-    __slots__ = ("_hesitate", "_inner", "holder", "name")
+    __slots__ = ("_hesitate", "_inner", "_spins", "holder", "name")
 
-    def __init__(self, inner: api.Lock, hesitate: Callable[[], Cpu | None]) -> None:
+    def __init__(
+        self, inner: api.Lock, hesitate: Callable[[], Cpu | None], spins: bool = False
+    ) -> None:
+        self._spins = spins
         self._inner = inner
         self._hesitate = hesitate
         self.name = inner.name
@@ -51,18 +54,27 @@ class JitterLock(LockBase):
         if cpu is not None and self.holder is cpu:
             raise LockMisuse(f"{self.name}: {cpu.name} holds it already and would wait for itself")
         self._inner.acquire()
+        self._taken(cpu)
+
+    def _taken(self, cpu: Cpu | None) -> None:
         self.holder = cpu
+        if cpu is not None and self._spins:
+            cpu.spinlocks_held += 1
 
     def trylock(self) -> bool:
         cpu = self._hesitate()
         if self._inner.trylock():
-            self.holder = cpu
+            self._taken(cpu)
             return True
         return False
 
     def release(self) -> None:
-        if self.holder is not self._hesitate():
+        cpu = self._hesitate()
+        if self.holder is not cpu:
             raise LockMisuse(f"{self.name}: released by a CPU that does not hold it")
+        if cpu is not None and self._spins:
+            # Not below 0: it was reset when a body ended that held this lock.
+            cpu.spinlocks_held = max(0, cpu.spinlocks_held - 1)
         self.holder = None
         self._inner.release()
 
@@ -119,6 +131,7 @@ class JitterRuntime(FreeRuntime):
             self.hesitate()
 
     def watch(self, obj: T) -> T:
+        super().watch(obj)
         cls = type(obj)
         watched = self._watched.get(cls)
         if watched is None:
@@ -128,7 +141,7 @@ class JitterRuntime(FreeRuntime):
         return obj
 
     def _make_spinlock(self, name: str) -> api.Lock:
-        return JitterLock(super()._make_spinlock(name), self.hesitate)
+        return JitterLock(super()._make_spinlock(name), self.hesitate, spins=True)
 
     def mutex(self, name: str) -> api.Lock:
         return JitterLock(super().mutex(name), self.hesitate)

@@ -282,12 +282,12 @@ class FreeWaitQueue:
         try:
             waiter.sleep(timeout)
         except BaseException:
-            self._take_again()
+            self._take_again(waiter.sleeper)
             if waiter.woken:
                 self.wake_up()  # the wake-up we got and cannot use goes to the next
             raise
         else:
-            self._take_again()
+            self._take_again(waiter.sleeper)
         finally:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
@@ -295,12 +295,13 @@ class FreeWaitQueue:
         # the waker counted us.
         return waiter.woken
 
-    def _take_again(self) -> None:
+    def _take_again(self, sleeper: Sleeper) -> None:
         """Take the lock, whatever happens: the caller's ``with`` is going to release it."""
         try:
             self.lock.acquire()
         except BaseException:  # a mutex cannot be slept for any more: shutdown
             while not self.lock.trylock():
+                sleeper.give_way()
                 sleep(0)
             raise
 

@@ -226,13 +226,14 @@ class StatLock(LockBase):
 class StatRwSem(FreeRwSem):
     """A reader-writer lock with a clock for each side."""
 
-    __slots__ = ("_cpu", "_read_use", "_write_use")
+    __slots__ = ("_cpu", "_holder", "_read_use", "_write_use")
 
     def __init__(
         self, name: str, sleeper: Callable[[], Sleeper], stat: LockStat, cpu: Callable[[], int]
     ) -> None:
         super().__init__(name, sleeper)
         self._cpu = cpu
+        self._holder = ""  # under _state
         self._read_use = stat.register(f"{name}-R")
         self._write_use = stat.register(f"{name}-W")
 
@@ -245,13 +246,15 @@ class StatRwSem(FreeRwSem):
     def timed_down(self, write: bool, caller: str) -> None:
         use = self._write_use if write else self._read_use
         cpu = self._cpu()
+        holder = self._holder  # no lock: a hint for the report, whoever it was lately
         start = perf_counter_ns()
         waited = self.down(write)
         elapsed = perf_counter_ns() - start
         with self._state:  # readers share the lock, so their counters need it
             if waited:
-                use.contended(cpu, elapsed, caller, "")
+                use.contended(cpu, elapsed, caller, holder)
             use.acquired(cpu)
+            self._holder = caller
 
     def timed_up(self, write: bool, held_ns: int) -> None:
         with self._state:

@@ -14,7 +14,7 @@ class Stop:
         self._sleeper = sleeper
         self._gate = threading.Event()
         self.expected = 0
-        self._parked = 0  # under the sleeper's cond
+        self._parked = 0  # under the sleeper's lock
 
     def park(self) -> None:
         """On a CPU: say that it is parked, and stay until :meth:`release`."""
@@ -27,7 +27,7 @@ class Stop:
 
     def park_nobody(self) -> None:
         """Count a CPU as parked: it is gone."""
-        with self._sleeper.cond:
+        with self._sleeper.lock:
             self._parked += 1
             self._sleeper.cond.notify_all()
 

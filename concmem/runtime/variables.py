@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -81,18 +80,21 @@ class FreeRefcount(list[bool]):
     dec_and_test = list.pop
 
     def inc_not_zero(self) -> bool:
-        # Push first, look then. If True is below, it was there when we pushed, or whoever dropped
-        # it popped our token instead and left us the last one: either way we hold a reference.
-        # If not, the count was zero when we pushed (perhaps it is not any more, but failing is
-        # always allowed), and one token that says False is ours to remove, wherever it is.
+        # Push first, look then. True at the bottom: there was a reference, and now there is ours.
+        # Else there was none when we pushed, and one False is ours to take back, wherever it is:
+        # tokens are as good as each other. If there is none left, somebody dropped a reference that
+        # was counted after our push, by popping our token, and left what was counted to us: so
+        # we hold it.
         self.append(False)
         try:
             if self[0]:
                 return True
-        except IndexError:  # the first reference came and went, and took our token for its own
+        except IndexError:  # only after a free too many
             return False
-        with suppress(ValueError):  # a free too many has popped it
+        try:
             self.remove(False)
+        except ValueError:
+            return True
         return False
 
     def read(self) -> int:
@@ -100,4 +102,5 @@ class FreeRefcount(list[bool]):
 
     # Two counts are never equal, only the same: what a list would compare is of no interest.
     __eq__ = object.__eq__
+    __ne__ = object.__ne__
     __hash__ = object.__hash__  # type: ignore[assignment]

@@ -257,8 +257,10 @@ def check_stop_machine(rt: Runtime) -> None:
     def stop_often() -> bool:
         return all(all(rt.stop_machine(look)) for _ in range(ROUNDS))
 
-    rt.kthread_run(work, "conformance-kthread")
+    working = [0, 1, rt.kthread_run(work, "conformance-kthread")]
     workers = [rt.submit(cpu, work) for cpu in (0, 1)]
+    begun = rt.submit(2, until, rt, lambda: all(pairs.of(cpu).b for cpu in working))
+    begun.result(PATIENCE)
     stoppers = [rt.submit(cpu, stop_often) for cpu in (2, 3)]
     outside = stop_often()
     consistent = [stopper.result(PATIENCE) for stopper in stoppers]

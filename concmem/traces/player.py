@@ -26,6 +26,7 @@ from concmem.machine import Machine
 from concmem.mm.gfp import COMP
 from concmem.mm.page import Page
 from concmem.mm.statistics import MachineStatistics
+from concmem.runtime.free import wait_interruptibly
 from concmem.traces.plan import AllocStep, FreeStep, Plan, Step
 
 PROGRESS_EVERY: Final = 256
@@ -110,26 +111,36 @@ class Player:
 
     def run(self) -> ReplayResult:
         """Replay, verify, free what is left, verify again."""
-        start = perf_counter()
-        try:
-            counts = self._machine.run(
-                [
-                    self._body(number, self._plan.steps[cpu])
-                    for number, cpu in enumerate(self._plan.cpus)
-                ]
-            )
-        finally:
-            self.result.seconds = perf_counter() - start
-        for count in counts:
-            assert count is not None
-            self.result.add(count)
+        self._play()
         self.result.at_end = self._machine.statistics()
         self._machine.verify()
+        if self._stop.value:
+            self.result.verified = True
+            raise KeyboardInterrupt
         self._machine.run([self._free_what_is_left])
         self._machine.verify()
         self._check_nothing_left()
         self.result.verified = True
         return self.result
+
+    def _play(self) -> None:
+        """Run every CPU's steps. Ctrl-C stops them at their next step, and is raised by `run`."""
+        bodies = [
+            self._body(number, self._plan.steps[cpu]) for number, cpu in enumerate(self._plan.cpus)
+        ]
+        start = perf_counter()
+        futures = [self._machine.submit(cpu, body) for cpu, body in enumerate(bodies)]
+        try:
+            wait_interruptibly(futures)
+        except KeyboardInterrupt:
+            self.stop()
+            wait_interruptibly(futures)
+        self.result.seconds = perf_counter() - start
+        failures = [error for future in futures if (error := future.exception()) is not None]
+        if failures:
+            raise BaseExceptionGroup(f"{len(failures)} failure(s) on the CPUs", failures)
+        for future in futures:
+            self.result.add(future.result())
 
     def stop(self) -> None:
         """Break the replay off: every CPU stops at its next step."""
@@ -173,8 +184,9 @@ class Player:
             counts.migratetypes[step.migratetype, page.migratetype] += 1
         self._pages[step.slot] = page
         self._done[step.slot] = 1
-        # No lock: see the module's text.
-        if self._nr_waiting.value:
+        # No lock: see the module's text. Read by an atomic operation, which is a full barrier: the
+        # slot is seen to be done before this looks.
+        if self._nr_waiting.add_return(0):
             with self._lock:
                 self._queue.wake_up_all()
 

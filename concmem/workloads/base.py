@@ -91,7 +91,8 @@ def make_workload(name: str, options: dict[str, Any]) -> Workload:
     for key, value in options.items():
         if key not in known:
             raise BadArgument(
-                f"{key}: no option of workload {name!r}; it has {', '.join(sorted(known))}"
+                f"{key}: no option of workload {name!r}; a phase has name, weight, "
+                f"{', '.join(sorted(known))}"
             )
         low, high = known[key]["low"], known[key]["high"]
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:

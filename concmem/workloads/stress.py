@@ -188,7 +188,8 @@ class _Run:
     def result(self) -> StressResult:
         """Everything, gathered after the end."""
         director, machine = self._director, self.machine
-        after = machine.statistics()
+        # After a hang no lock of the machine may be taken: one of them is what the CPUs wait for.
+        events = machine.events.sum()
         kthreads = director.workers[machine.runtime.nr_cpus :]
         result = StressResult(
             scenario=describe(self.scenario),
@@ -202,11 +203,10 @@ class _Run:
             errors=[report_error(error) for error in director.errors[:MAX_ERRORS]],
             kthread_operations=sum(worker.progress.operations for worker in kthreads),
             events={
-                name: count - self._before.events.get(name, 0)
-                for name, count in after.events.items()
+                name: count - self._before.events.get(name, 0) for name, count in events.items()
             },
-            locks=after.locks,
-            buddyinfo=machine.procfs.read("buddyinfo"),
+            locks=machine.lock_statistics(),
+            buddyinfo="" if self._hung else machine.procfs.read("buddyinfo"),
         )
         if not self._hung:  # it stops all CPUs
             result.memory = memory_in_use(machine)
@@ -214,7 +214,7 @@ class _Run:
 
     def _cpu_results(self) -> list[CpuResult]:
         host = sample(self.machine)
-        interrupts = {cpu.cpu: cpu.interrupts for cpu in self.machine.statistics().cpus}
+        interrupts = [cpu.nr_interrupts for cpu in self.machine.runtime.cpus]
         before = {cpu.cpu: cpu.interrupts for cpu in self._before.cpus}
         return [
             CpuResult(

@@ -82,7 +82,7 @@ def test_json_follows_links_and_leaves_devices_alone(tmp_path: Path, capsys: Cap
         (["smoke", "--cpus", "0"], "cpus: must be 1 to 256, got 0"),
         (["smoke", "--cpus", "many"], "invalid int value"),
         (["smoke", "--memory", "1Q"], "memory: expected a size"),
-        (["smoke", "--memory", "4K"], "memory: needs at least one page block"),
+        (["smoke", "--memory", "4K"], "memory: needs at least 2M"),
         (["smoke", "--nodes", "99"], "nodes: must be 1 to 64"),
         (["smoke", "--seconds", "0"], "seconds: must be"),
         (["smoke", "--ops", "-5"], "ops: must be"),

@@ -235,7 +235,7 @@ def test_unknown_cpu(m: Machine, cpu: int) -> None:
         m.submit(cpu, m.alloc_pages, 0)
     with pytest.raises(BadArgument, match=r"^cpu: there is no CPU"):
         m.call_on(cpu, lambda: None)
-    with pytest.raises(BadArgument, match="^bodies: "):
+    with pytest.raises(BadArgument, match=r"^bodies: "):
         m.run([None] * 3)
     assert snapshot(m) == before
 
@@ -243,9 +243,9 @@ def test_unknown_cpu(m: Machine, cpu: int) -> None:
 @pytest.mark.parametrize("cpu", ["0", 1.0, None, True])
 def test_cpu_of_another_type(m: Machine, cpu: Any) -> None:
     """A CPU number of another type is refused by name."""
-    with pytest.raises(BadArgumentType, match="^cpu: "):
+    with pytest.raises(BadArgumentType, match=r"^cpu: "):
         m.submit(cpu, m.alloc_pages, 0)
-    with pytest.raises(BadArgumentType, match="^cpu: "):
+    with pytest.raises(BadArgumentType, match=r"^cpu: "):
         m.call_on(cpu, lambda: None)
 
 

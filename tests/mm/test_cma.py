@@ -155,20 +155,20 @@ def test_a_block_that_is_freed_while_half_of_it_is_isolated() -> None:
         page = alloc(m, 10, MOVABLE)
         assert page.pfn in AREA
 
-        def free_while_isolated(half: int) -> None:
+        def free_while_isolated(page: Page, half: int) -> None:
             with zone.lock:
                 zone._isolate_block(page.pfn + 512 * half)
             m.free_pages(page, 10)
 
         for half in (0, 1):
-            on_cpu(m, free_while_isolated, half)
+            on_cpu(m, free_while_isolated, page, half)
             m.verify()
 
-            def unisolate(half: int = half) -> None:
+            def unisolate(pfn: int) -> None:
                 with zone.lock:
-                    zone._unisolate_block(page.pfn + 512 * half, 4)
+                    zone._unisolate_block(pfn, 4)
 
-            on_cpu(m, unisolate)
+            on_cpu(m, unisolate, page.pfn + 512 * half)
             m.verify()
             assert page.pfn in buddy_blocks(zone)[10]
             assert alloc(m, 10, MOVABLE) is not None
@@ -254,3 +254,17 @@ def test_alongside_movable_allocations(runtime: str) -> None:
         assert results[2]
         assert results[3]
         assert on_cpu(m, m.cma_alloc, NR_AREA) is not None
+
+
+def test_verify_while_a_contiguous_allocation_sleeps() -> None:
+    """Verification in the middle of alloc_contig_range, while page blocks are isolated, is clean."""
+    with Machine(cpus=2, memory="32M", cma="8M") as m:
+        drain = m.cma._drain_all_pages
+
+        def drain_and_verify() -> None:
+            drain()
+            m.verify()
+
+        m.cma._drain_all_pages = drain_and_verify
+        m.run([lambda: m.cma_release(m.cma_alloc(1024), 1024)])
+        m.verify()

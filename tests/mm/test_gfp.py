@@ -66,7 +66,7 @@ def test_numbers_are_flags_too() -> None:
 
 def test_unknown_name() -> None:
     """A name that no flag has is named."""
-    with pytest.raises(BadArgument, match="^gfp: there is no flag 'GFP_KERNAL'"):
+    with pytest.raises(BadArgument, match=r"^gfp: there is no flag 'GFP_KERNAL'"):
         parse_gfp_flags("GFP_KERNAL|__GFP_ZERO")
 
 

@@ -14,7 +14,7 @@ from concmem.mm.page import Page
 from concmem.mm.reclaim import Shrinker
 from concmem.runtime.cpu import Cpu
 
-from .helpers import WAIT, alloc, free, free_all, nr_buddy_pages, on_cpu, take_all
+from .helpers import WAIT, alloc, exact_counters, free, free_all, nr_buddy_pages, on_cpu, take_all
 
 GFP_KERNEL = 0xCC0
 GFP_ATOMIC = 0x820
@@ -40,13 +40,6 @@ def one_zone(**parameters: Any) -> Machine:
     assert m.zones[0].watermark[:3] == (128, 160, 192)
     exact_counters(m)
     return m
-
-
-def exact_counters(m: Machine) -> None:
-    """Let no CPU keep a difference to itself, so that marks are met to the page."""
-    for zone in m.zones:
-        for pcp in zone.pageset.all():
-            pcp.stat_threshold = 0
 
 
 class Cache:
@@ -298,7 +291,9 @@ def test_single_pages_for_who_cannot_wait_ignore_a_boost() -> None:
     """A boosted mark makes GFP_KERNEL reclaim, but does not keep GFP_ATOMIC from a page."""
     with one_zone() as m:
         park_kswapd(m)
-        m.zones[0].watermark_boost = 512
+        with m.zones[0].lock:
+            m.zones[0].watermark_boost = 512
+            m.zones[0].update_fast_mark()
         take_all(m, 0, GFP_KERNEL | NOWARN)
         assert nr_buddy_pages(m) == 128 + 512
         take_all(m, 0, GFP_ATOMIC | NOWARN)

@@ -214,6 +214,27 @@ def test_sleeper_that_is_no_cpu() -> None:
     assert sleeper.sleep_until(lambda: seen[-1])
 
 
+@pytest.mark.parametrize("kind", ["interrupt", "stopper"])
+def test_constant_stream_does_not_starve(cpu: Cpu, kind: str) -> None:
+    """A CPU that always has the next interrupt, or ``stop_machine``, waiting gets on with its work."""
+    post = cpu.post_interrupt if kind == "interrupt" else cpu.post_stopper
+    done = threading.Event()
+
+    def again() -> None:
+        if not done.is_set():
+            post(again)
+
+    post(again)
+    future = cpu.post_task(done.set, ())
+    cpu.start()
+    try:
+        future.result(10)
+    finally:
+        done.set()
+        cpu.post_stop()
+        cpu.thread.join()
+
+
 # -- the end
 
 

@@ -79,7 +79,10 @@ def test_a_scenario_is_given_by_path(tmp_path: Path) -> None:
         ("ops = 10\nphase = 5\n", r"phase: expected \[\[phase\]\] tables"),
         ("ops = 10\n[[phase]]\nheld = 5\n", "phase 1: name: each"),
         (GOOD + '[[phase]]\nname = "nope"\n', "phase 2: name: there is no workload 'nope', only"),
-        (GOOD + "nope = 1\n", "phase 1: nope: no option of workload 'local'; it has held"),
+        (
+            GOOD + "nope = 1\n",
+            "phase 1: nope: no option of workload 'local'; a phase has name, weight, held",
+        ),
         (GOOD + "held = 0\n", "phase 1: held: must be a whole number from 1"),
         (GOOD + "weight = 0\n", "phase 1: weight: must be a number"),
         ("ops = 10\n[[phase]]\nname = [1]\n", "phase 1: name: there is no workload"),

@@ -109,7 +109,11 @@ def test_a_seed_repeats_the_choices_of_a_workload() -> None:
     ("name", "options", "words"),
     [
         ("nope", {}, "no workload 'nope'"),
-        ("local", {"hold": 1}, "hold: no option of workload 'local'; it has held, other_orders"),
+        (
+            "local",
+            {"hold": 1},
+            "hold: no option of workload 'local'; a phase has name, weight, held, other_orders",
+        ),
         ("local", {"held": 0}, "held: must be a whole number from 1"),
         ("local", {"held": "64"}, "held: must be"),
         ("local", {"held": True}, "held: must be"),

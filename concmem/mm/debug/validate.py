@@ -1,7 +1,8 @@
 """
 ``verify()``: do the structures of the page allocator agree?
 
-Called with every CPU parked between two operations, so nothing is in anybody's hands. Reads the
+Called with every CPU parked between two operations, or asleep in one (in reclaim, in a drain), so no
+critical section is under way. Reads the
 structures only, and finds each page by walking, never by trusting a counter.
 """
 
@@ -11,11 +12,19 @@ from collections.abc import Iterator, Sequence
 
 from concmem.errors import FreeListError, ListCorruption, PageCountError, PageOwnershipError
 from concmem.mm.mem_map import MemMap
-from concmem.mm.migratetype import CMA, ISOLATE, MOVABLE, NAMES, is_mergeable
+from concmem.mm.migratetype import (
+    CMA,
+    HIGHATOMIC,
+    ISOLATE,
+    MIGRATE_TYPES,
+    MOVABLE,
+    NAMES,
+    is_mergeable,
+)
 from concmem.mm.page import Page
 from concmem.mm.per_cpu_pageset import PerCpuPageset, pindex_to_order
 from concmem.mm.zone import Zone
-from concmem.units import MAX_PAGE_ORDER, PAGEBLOCK_ORDER
+from concmem.units import MAX_PAGE_ORDER, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
 
 
 def validate_pages(mem_map: MemMap, zones: Sequence[Zone]) -> None:
@@ -54,31 +63,30 @@ def _check_allocated(page: Page) -> None:
 
 def _validate_zone(zone: Zone, owned: dict[int, tuple[int, str]]) -> None:
     """All blocks of one zone: walk the lists, then check that they tile it."""
-    nr_free = 0
-    nr_cma = 0
+    free = [0] * MIGRATE_TYPES
     for order, migratetype, page in _for_each_free_block(zone):
-        _claim(zone, owned, page, order, f"the {NAMES[migratetype]} free list")
-        if migratetype != ISOLATE:
-            nr_free += 1 << order
-        nr_cma += (1 << order) * (migratetype == CMA)
+        _claim(zone, owned, page.pfn, order, f"the {NAMES[migratetype]} free list")
+        free[migratetype] += 1 << order
     for pfn in zone.deferred:
-        owned.setdefault(pfn, (MAX_PAGE_ORDER, "never used"))
-        nr_free += 1 << MAX_PAGE_ORDER
+        _claim(zone, owned, pfn, MAX_PAGE_ORDER, "the blocks never used")
+        _check_block_types(zone, pfn, MAX_PAGE_ORDER, MOVABLE)
+        free[MOVABLE] += 1 << MAX_PAGE_ORDER
     for cpu, pcp in enumerate(zone.pageset.all()):
         _validate_pageset(zone, cpu, pcp, owned)
-    _check_counter(zone, nr_free, nr_cma)
+    _check_counters(zone, free)
+    _check_above_mark(zone)
     _check_tiling(zone, owned)
 
 
-def _claim(
-    zone: Zone, owned: dict[int, tuple[int, str]], page: Page, order: int, place: str
-) -> None:
-    other = owned.setdefault(page.pfn, (order, place))
-    if other != (order, place) or place != other[1]:
+def _claim(zone: Zone, owned: dict[int, tuple[int, str]], pfn: int, order: int, place: str) -> None:
+    """Note that the block at *pfn* is in *place*; it must not be anywhere else."""
+    if pfn in owned:
+        other_order, other = owned[pfn]
         raise PageOwnershipError(
-            f"{_where(zone)} order {order} pfn {page.pfn:#x}: in {place} and also {other[1]} "
-            f"(order {other[0]})"
+            f"{_where(zone)} order {order} pfn {pfn:#x}: in {place} and also {other} "
+            f"(order {other_order})"
         )
+    owned[pfn] = (order, place)
 
 
 def _for_each_free_block(zone: Zone) -> Iterator[tuple[int, int, Page]]:
@@ -124,11 +132,7 @@ def _check_free_block(zone: Zone, page: Page, order: int, migratetype: int) -> N
         raise FreeListError(f"{where}: on this order's list, but the page says {page!r}")
     if page._count.read():
         raise PageCountError(f"{where}: free with {page._count.read()} references")
-    block_type = mem_map.pageblock_type(page.pfn)
-    if block_type != migratetype:
-        raise FreeListError(
-            f"{where}: on the {NAMES[migratetype]} list, but its page block is {NAMES[block_type]}"
-        )
+    _check_block_types(zone, page.pfn, order, migratetype)
     buddy = zone._find_buddy_page(page.pfn, order) if order < MAX_PAGE_ORDER else None
     if buddy is not None and _may_merge(zone, page, buddy, order):
         raise FreeListError(
@@ -136,10 +140,23 @@ def _check_free_block(zone: Zone, page: Page, order: int, migratetype: int) -> N
         )
 
 
+def _check_block_types(zone: Zone, pfn: int, order: int, migratetype: int) -> None:
+    """Every page block that a free block of *migratetype* reaches into has that type."""
+    for block in range(pfn, pfn + (1 << order), PAGEBLOCK_NR_PAGES):
+        block_type = zone.mem_map.pageblock_type(block)
+        if block_type != migratetype:
+            raise FreeListError(
+                f"{_where(zone)} order {order} pfn {pfn:#x}: on the {NAMES[migratetype]} list, but "
+                f"the page block at pfn {block:#x} is {NAMES[block_type]}"
+            )
+
+
 def _may_merge(zone: Zone, page: Page, buddy: Page, order: int) -> bool:
     if order < PAGEBLOCK_ORDER:
         return True
     types = [zone.mem_map.pageblock_type(page.pfn), zone.mem_map.pageblock_type(buddy.pfn)]
+    if ISOLATE in types:
+        return False  # a contiguous allocation is at work, asleep while CPUs drain
     return types[0] == types[1] or all(map(is_mergeable, types))
 
 
@@ -161,28 +178,39 @@ def _validate_pageset(
                 raise PageOwnershipError(
                     f"{where} order {order} pfn {page.pfn:#x}: cached, but the page says {page!r}"
                 )
-            place = f"list {pindex} of cpu {cpu}'s page set"
-            if page.pfn in owned:
-                raise PageOwnershipError(
-                    f"{where} order {order} pfn {page.pfn:#x}: in {place} and also "
-                    f"{owned[page.pfn][1]}"
-                )
-            owned[page.pfn] = (order, place)
+            _claim(zone, owned, page.pfn, order, f"list {pindex} of cpu {cpu}'s page set")
             count += 1 << order
     if count != pcp.count:
         raise PageCountError(f"{where}: count {pcp.count}, but {count} pages on the lists")
 
 
-def _check_counter(zone: Zone, nr_free: int, nr_cma: int) -> None:
-    counted = zone.nr_free_pages.value + sum(p.vm_stat_diff for p in zone.pageset.all())
-    if counted != nr_free:
-        raise PageCountError(
-            f"{_where(zone)}: nr_free_pages {counted}, but {nr_free} free pages on the lists"
-        )
-    if zone.nr_free_cma_pages.value != nr_cma:
-        raise PageCountError(
-            f"{_where(zone)}: nr_free_cma {zone.nr_free_cma_pages.value}, but {nr_cma} on the lists"
-        )
+def _check_counters(zone: Zone, free: list[int]) -> None:
+    """The zone's counters against *free*, the pages on the lists by migratetype."""
+    nr_free = sum(free) - free[ISOLATE]  # isolated pages do not count as free
+    types = zone.statistics_pageblocks()
+    for name, counter, counted in (
+        ("nr_free_pages", zone.nr_free_pages_exact(), nr_free),
+        ("nr_free_cma", zone.nr_free_cma_pages.value, free[CMA]),
+        ("nr_free_highatomic", zone.nr_free_highatomic.value, free[HIGHATOMIC]),
+        (
+            "nr_reserved_highatomic",
+            zone.nr_reserved_highatomic,
+            types[HIGHATOMIC] * PAGEBLOCK_NR_PAGES,
+        ),
+    ):
+        if counter != counted:
+            raise PageCountError(f"{_where(zone)}: {name} {counter}, but {counted} pages counted")
+
+
+def _check_above_mark(zone: Zone) -> None:
+    """A page set that skips the watermark test must be right to do so."""
+    above = zone.nr_free_pages.value >= zone.fast_mark
+    for cpu, pcp in enumerate(zone.pageset.all()):
+        if pcp.above_mark and not above:
+            raise PageCountError(
+                f"{_where(zone)} cpu {cpu}: above_mark is set, but nr_free_pages is "
+                f"{zone.nr_free_pages.value} and fast_mark {zone.fast_mark}"
+            )
 
 
 def _check_tiling(zone: Zone, owned: dict[int, tuple[int, str]]) -> None:
