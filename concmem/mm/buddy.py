@@ -50,6 +50,8 @@ class BuddySystem:
         """Free pages. Written under the lock; may differ from the lists by each CPU's drift."""
         self.nr_free_cma_pages = rt.cell(0, "zone->vm_stat[NR_FREE_CMA_PAGES]")
         self.nr_free_highatomic = rt.cell(0, "zone->nr_free_highatomic")
+        self.nr_reserved_highatomic = 0
+        """Pages in high-atomic blocks. Written under the lock; the watermark test reads without."""
         self.pageset: PerCpu[PerCpuPageset]
         # lock: the range of blocks of MAX_PAGE_ORDER that were never used. They are counted as free
         # movable blocks, but have no page structs and are not linked yet.

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from concmem.mm.alloc_flags import ALLOC_CMA, ALLOC_KSWAPD, ALLOC_NOFRAGMENT
 from concmem.mm.buddy import BuddySystem
-from concmem.mm.free_area import FreeArea
 from concmem.mm.migratetype import (
     CMA,
     FALLBACKS,
@@ -31,8 +30,7 @@ from concmem.mm.page import Page
 from concmem.units import MAX_PAGE_ORDER, NR_PAGE_ORDERS, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
 
 if TYPE_CHECKING:
-    from concmem.mm.mem_map import MemMap
-    from concmem.runtime.api import Runtime
+    pass
 
 
 class BlockUse(NamedTuple):
@@ -47,18 +45,6 @@ class MobilityGrouping(BuddySystem):
     """The part of ``struct zone`` that keeps migratetypes apart."""
 
     managed_pages: int
-
-    def __init__(
-        self,
-        rt: Runtime,
-        mem_map: MemMap,
-        start_pfn: int,
-        nr_pages: int,
-        free_area_class: type[FreeArea] = FreeArea,
-    ) -> None:
-        super().__init__(rt, mem_map, start_pfn, nr_pages, free_area_class)
-        self.nr_reserved_highatomic = 0
-        """Pages in high-atomic blocks. Written under the lock; the watermark test reads without."""
 
     def _rmqueue(self, order: int, migratetype: int, alloc_flags: int) -> Page | None:
         """One block of the wanted type, else of another (``__rmqueue``)."""

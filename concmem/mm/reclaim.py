@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from concmem.errors import BadArgument
+from concmem.mm.alloc_flags import WMARK_HIGH
 from concmem.mm.node import MAX_RECLAIM_RETRIES, PgData
 from concmem.mm.zone import ZONE_BELOW_HIGH, ZONE_RECLAIM_ACTIVE
 
@@ -139,6 +140,6 @@ class Reclaim:
             for zone, boost in zip(zones, boosts, strict=True):
                 zone.clear_flag(ZONE_RECLAIM_ACTIVE)
                 zone.drop_boost(boost)
-                if zone.watermark_ok(0, zone.wmark_pages(2), highest_zoneidx, 0):
+                if zone.watermark_ok(0, zone.wmark_pages(WMARK_HIGH), highest_zoneidx, 0):
                     zone.clear_flag(ZONE_BELOW_HIGH)
         self._events.count("pageoutrun")
