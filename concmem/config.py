@@ -11,6 +11,7 @@ from concmem.units import (
     MAX_PAGE_ORDER,
     PAGE_SIZE,
     PAGEBLOCK_NR_PAGES,
+    VMALLOC_SIZE,
     format_size,
     parse_size,
 )
@@ -26,8 +27,12 @@ class MachineConfig:
     memory: int = 256 << 20
     nodes: int = 1
     cma: int = 0
+    vmalloc_size: int = VMALLOC_SIZE
     min_free_kbytes: int | None = None
     pagesets: bool = True
+    slab_merge: bool = True
+    freelist_random: bool = False
+    freelist_hardened: bool = False
     classes: Mapping[type, type] = field(default_factory=dict)
 
     @classmethod
@@ -38,9 +43,13 @@ class MachineConfig:
         memory: int | str,
         nodes: object,
         cma: int | str,
+        vmalloc_size: int | str = VMALLOC_SIZE,
         min_free_kbytes: object,
         pagesets: bool,
         classes: Mapping[type, type] | None,
+        slab_merge: bool = True,
+        freelist_random: bool = False,
+        freelist_hardened: bool = False,
     ) -> MachineConfig:
         """
         The checked configuration.
@@ -53,10 +62,14 @@ class MachineConfig:
             memory=parse_size(memory, "memory"),
             nodes=_whole_number("nodes", nodes, 1, 64),
             cma=parse_size(cma, "cma"),
+            vmalloc_size=parse_size(vmalloc_size, "vmalloc_size"),
             min_free_kbytes=None
             if min_free_kbytes is None
             else _whole_number("min_free_kbytes", min_free_kbytes, 1, 1 << 40),
             pagesets=pagesets,
+            slab_merge=slab_merge,
+            freelist_random=freelist_random,
+            freelist_hardened=freelist_hardened,
             classes=classes or {},
         )
         config._check_memory()
@@ -82,6 +95,11 @@ class MachineConfig:
         if self.min_free_kbytes is not None and self.min_free_kbytes * 1024 > self.memory // 2:
             raise BadArgument(
                 f"min_free_kbytes: {self.min_free_kbytes} is more than half of memory"
+            )
+        if self.vmalloc_size % PAGE_SIZE or not 1 << 20 <= self.vmalloc_size <= VMALLOC_SIZE:
+            raise BadArgument(
+                f"vmalloc_size: must be whole pages, 1M to {format_size(VMALLOC_SIZE)}, "
+                f"got {self.vmalloc_size}"
             )
         if self.cma % PAGEBLOCK_SIZE:
             raise BadArgument(

@@ -53,8 +53,24 @@ class BadFree(KernelBug):
     """A free that does not match its allocation: tail page, wrong order, foreign page."""
 
 
+class ObjectHandedOutTwice(KernelBug):
+    """An allocator took an object from its free list that somebody has already."""
+
+
+class CacheBusy(KernelBug):
+    """``Objects remaining on __kmem_cache_shutdown()``: a cache was destroyed with live objects."""
+
+
+class CacheDestroyed(KernelBug):
+    """A cache was used after it had been destroyed."""
+
+
 class BadPageState(KernelBug):
     """``BUG: Bad page state``: a freed page is still mapped, locked or otherwise in use."""
+
+
+class BadPageTable(KernelBug):
+    """A page is mapped where another is, or where a TLB may still have an older translation."""
 
 
 class ListCorruption(KernelBug):
@@ -83,6 +99,14 @@ class PageCountError(ValidationError):
 
 class PageOwnershipError(ValidationError):
     """One page is in two places at once."""
+
+
+class SlabError(ValidationError):
+    """A cache's slabs, lists, free lists or counters disagree."""
+
+
+class VmapError(ValidationError):
+    """Virtual areas overlap or are lost, or the page tables do not agree with them."""
 
 
 class TraceError(ConcmemError):

@@ -1,8 +1,4 @@
-"""
-The machine: memory, CPUs and everything in between, under one roof.
-
-:func:`boot` reads as a table of contents of the model.
-"""
+"""The machine: CPUs and what runs on them, under one roof."""
 
 from __future__ import annotations
 
@@ -10,52 +6,23 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from concmem.config import MachineConfig
 from concmem.errors import BadArgument
-from concmem.mm.cma import CmaArea, reserve_cma
-from concmem.mm.debug.validate import validate_pages
-from concmem.mm.drain import Drain
-from concmem.mm.free_area import FreeArea
-from concmem.mm.log import KernelLog
-from concmem.mm.mem_map import MemMap
-from concmem.mm.memory import Memory, pfn_to_virt, virt_to_pfn
-from concmem.mm.node import PgData
+from concmem.kernel import Kernel
+from concmem.mm.kmem_cache import KmemCache
+from concmem.mm.memory import pfn_to_virt, virt_to_pfn
 from concmem.mm.page import Page
-from concmem.mm.page_alloc import PageAllocator
-from concmem.mm.per_cpu_pageset import PerCpuPageset
-from concmem.mm.reclaim import Reclaim, Shrinker
-from concmem.mm.slow_path import SlowPath
+from concmem.mm.reclaim import Shrinker
 from concmem.mm.statistics import CpuStatistics, MachineStatistics
-from concmem.mm.vmstat import VmEvents
-from concmem.mm.watermark import lowmem_reserve, min_free_kbytes, zone_watermarks
-from concmem.mm.zone import Zone
 from concmem.reports.procfs import ProcFs
 from concmem.runtime.free import FreeRuntime
 from concmem.runtime.jitter import JitterRuntime
 from concmem.runtime.lockstat import LockClassStatistics
-from concmem.units import MAX_PAGE_ORDER, PAGE_SHIFT, PAGE_SIZE, format_size
+from concmem.units import format_size
 
 T = TypeVar("T")
-
-ZONE_END_PFNS = (16 << 20 >> PAGE_SHIFT, 4 << 30 >> PAGE_SHIFT, 1 << 52)
-"""First page frame after DMA, DMA32 and Normal on x86-64."""
-
-
-REPLACEABLE = (
-    CmaArea,
-    Drain,
-    FreeArea,
-    MemMap,
-    PageAllocator,
-    PerCpuPageset,
-    PgData,
-    Reclaim,
-    SlowPath,
-    Zone,
-)
-"""Classes that ``Machine(classes=...)`` may replace by a subclass."""
 
 
 def make_runtime(
@@ -89,14 +56,33 @@ class Machine:
         lockstat: keep lock statistics for ``/proc/lock_stat``.
         pin: bind CPU threads to host CPUs, round and round.
         cma: bytes reserved for contiguous allocations, at the end of the highest zone.
+        vmalloc_size: bytes of virtual addresses for `vmalloc`, 1M to 32T.
         min_free_kbytes: the reserve that watermarks are made of; by default Linux's formula.
         pagesets: False switches per-CPU page sets off (batch 1, high 0).
+        slab_merge: False keeps every cache by itself (``slab_nomerge``).
+        freelist_random: the objects of a new slab come in random order.
+        freelist_hardened: free pointers are stored encoded.
         classes: replacements for classes of the model (`REPLACEABLE`), ``{Zone: MyZone}``.
 
     Attributes, besides the methods (GFP flags are in :mod:`concmem.mm.gfp`):
         alloc_pages(order=0, gfp=GFP_KERNEL, node=None): ``2**order`` pages, or ``None``. On a CPU.
         free_pages(page, order=0): drop a reference; the last one frees. On a CPU.
         get_page(page), put_page(page), split_page(page): as in the kernel. On a CPU.
+        kmalloc(size, gfp=GFP_KERNEL, node=None), kzalloc(...): the address of *size* bytes, or
+            ``None``; 0 bytes give ``ZERO_SIZE_PTR``. On a CPU.
+        kmalloc_array(n, size, gfp), kcalloc(...), kvmalloc(size, gfp, node), krealloc(address, size, gfp),
+            ksize(address): as in the kernel. On a CPU.
+        kfree(address), kvfree(address): free any of these, and objects of caches. On a CPU.
+        slab: the caches: ``caches()``, newest first, and ``find(name)``.
+        rcu: ``read_lock()``, ``read_unlock()``, ``call_rcu(function)``, ``synchronize_rcu()``,
+            ``rcu_barrier()``.
+        vmalloc(size, gfp=GFP_KERNEL, node=None), vzalloc(...): the address of memory that is contiguous
+            in virtual addresses only, or ``None``. On a CPU; may sleep.
+        vfree(address): from interrupts, too. On a CPU.
+        vmap(pages), vunmap(address); vm_map_ram(pages), vm_unmap_ram(address, count),
+            vm_unmap_aliases(): map pages that one has. On a CPU; may sleep.
+        vm_areas: what is mapped where: ``find_vm_area(address)``, ``vmalloc_to_page(address)``.
+        workqueue: deferred work: ``drain()`` waits for all of it.
         memory: the bytes: ``read(address, n)``, ``write(address, data)``.
         procfs: ``/proc`` texts: ``names()``, ``read(name)``, ``export(directory)``.
         log: the kernel log: ``read()``.
@@ -117,8 +103,12 @@ class Machine:
         lockstat: bool = False,
         pin: bool = False,
         cma: int | str = 0,
+        vmalloc_size: int | str = "32T",
         min_free_kbytes: int | None = None,
         pagesets: bool = True,
+        slab_merge: bool = True,
+        freelist_random: bool = False,
+        freelist_hardened: bool = False,
         classes: Mapping[type, type] | None = None,
     ) -> None:
         if isinstance(runtime, FreeRuntime):
@@ -128,117 +118,65 @@ class Machine:
             memory=memory,
             nodes=nodes,
             cma=cma,
+            vmalloc_size=vmalloc_size,
             min_free_kbytes=min_free_kbytes,
             pagesets=pagesets,
+            slab_merge=slab_merge,
+            freelist_random=freelist_random,
+            freelist_hardened=freelist_hardened,
             classes=classes,
         )
-        for cls in self.config.classes:
-            if cls not in REPLACEABLE:
-                names = ", ".join(each.__name__ for each in REPLACEABLE)
-                raise BadArgument(f"classes: {cls.__name__} cannot be replaced, only {names}")
         self.seed = seed
         self.runtime = make_runtime(runtime, cpus, seed, lockstat, pin)
         self.runtime.claim(self)
         try:
-            self._boot()
+            self.kernel = Kernel(self.runtime, self.config)
+            self._bind(self.kernel)
+            self.procfs = ProcFs(self.statistics)
         except BaseException:
             self.close()
             raise
 
-    def _boot(self) -> None:
-        """``start_kernel``."""
-        rt, config = self.runtime, self.config
-        nr_pages = config.memory // PAGE_SIZE
-        self.memory = Memory(config.memory)
-        self.log = KernelLog(rt)
-        self.events = VmEvents(rt)
-        self.mem_map = self._make(MemMap)(rt, nr_pages)
-        self.nodes = self._build_nodes(nr_pages)
-        self.zones = [zone for node in self.nodes for zone in node.node_zones if zone.present_pages]
-        self.mem_map.zones = self.zones
-        self._drain = self._make(Drain)(rt, self.zones, self.events)
-        self.cma = self._reserve_cma()
-        self._free_all_memory()
-        self._setup_watermarks()
-        self.reclaim = self._make(Reclaim)(rt, self.events)
-        self.page_alloc = self._make(PageAllocator)(
-            rt, self.memory, self.mem_map, self.nodes, self.events
-        )
-        self.page_alloc.slow_path = self._make(SlowPath)(
-            rt, self.page_alloc, self.reclaim, self.log, self._drain.try_drain_all_pages
-        )
-        self.alloc_pages = self.page_alloc.alloc_pages
-        self.free_pages = self.page_alloc.free_pages
-        self.get_page = self.page_alloc.get_page
-        self.put_page = self.page_alloc.put_page
-        self.split_page = self.page_alloc.split_page
-        for node in self.nodes:
-            self.reclaim.start_kswapd(node)
-        self.procfs = ProcFs(self.statistics)
-
-    def _make(self, cls: type[T]) -> type[T]:
-        """The class to use for *cls*: itself, or its replacement."""
-        return cast(type[T], self.config.classes.get(cls, cls))
-
-    # -- boot, step by step
-
-    def _build_nodes(self, nr_pages: int) -> list[PgData]:
-        """Share memory and CPUs out to nodes, and each node's memory to zones."""
-        rt, nr_nodes = self.runtime, self.config.nodes
-        zone_class = self._make(Zone)
-        pagesets, free_areas = self._make(PerCpuPageset), self._make(FreeArea)
-        block = 1 << MAX_PAGE_ORDER
-        share = max(block, nr_pages // nr_nodes & -block) if nr_nodes > 1 else nr_pages
-        nodes = []
-        for number in range(nr_nodes):
-            start = min(number * share, nr_pages)
-            end = nr_pages if number == nr_nodes - 1 else min(start + share, nr_pages)
-            zones = []
-            for index, zone_end in enumerate(ZONE_END_PFNS):
-                zone_start = ZONE_END_PFNS[index - 1] if index else 0
-                first = min(max(start, zone_start), end)
-                last = min(max(first, min(end, zone_end)), end)
-                nr_zone_pages = max(0, last - first)
-                zones.append(
-                    zone_class(rt, self.mem_map, index, first, nr_zone_pages, pagesets, free_areas)
-                )
-            cpus = tuple(cpu for cpu in range(rt.nr_cpus) if cpu * nr_nodes // rt.nr_cpus == number)
-            nodes.append(self._make(PgData)(rt, number, tuple(zones), cpus))
-        return nodes
-
-    def _reserve_cma(self) -> CmaArea | None:
-        """Type the last page blocks CMA, before their pages are freed."""
-        nr_pages = self.config.cma // PAGE_SIZE
-        if not nr_pages:
-            return None
-        zone = self.zones[-1]
-        base = reserve_cma(zone, nr_pages)
-        return self._make(CmaArea)(
-            self.runtime, zone, base, nr_pages, self.events, self._drain.drain_all_pages
-        )
-
-    def _free_all_memory(self) -> None:
-        """Give every page but the first, which x86 keeps for itself, to the buddy system."""
-        for zone in self.zones:
-            zone.free_all(zone.zone_start_pfn or 1)
-
-    def _setup_watermarks(self) -> None:
-        """Reserve, watermarks and page set sizes (``init_per_zone_wmark_min``)."""
-        managed = sum(zone.managed_pages for zone in self.zones)
-        self.min_free_kbytes = self.config.min_free_kbytes or min_free_kbytes(managed * 4)
-        for node in self.nodes:
-            reserve = lowmem_reserve([zone.managed_pages for zone in node.node_zones])
-            for zone in node.node_zones:
-                if zone.managed_pages:
-                    marks = zone_watermarks(self.min_free_kbytes // 4, zone.managed_pages, managed)
-                    zone.setup_watermarks(
-                        marks,
-                        reserve[zone.index],
-                        len(node.cpus) or self.runtime.nr_cpus,
-                        self.config.pagesets,
-                    )
-                else:
-                    zone.lowmem_reserve = tuple(reserve[zone.index])
+    def _bind(self, kernel: Kernel) -> None:
+        """Give the parts of *kernel* their public names."""
+        self.memory = kernel.memory
+        self.log = kernel.log
+        self.events = kernel.events
+        self.mem_map = kernel.mem_map
+        self.nodes = kernel.nodes
+        self.zones = kernel.zones
+        self.cma = kernel.cma
+        self.min_free_kbytes = kernel.min_free_kbytes
+        self.reclaim = kernel.reclaim
+        self.workqueue = kernel.workqueue
+        self.rcu = kernel.rcu
+        self.slab = kernel.slab
+        self.kmalloc_caches = kernel.kmalloc.caches
+        # Bound here, not found at each call: these are the hot paths.
+        self.page_alloc = kernel.page_alloc
+        self.alloc_pages = kernel.page_alloc.alloc_pages
+        self.free_pages = kernel.page_alloc.free_pages
+        self.get_page = kernel.page_alloc.get_page
+        self.put_page = kernel.page_alloc.put_page
+        self.split_page = kernel.page_alloc.split_page
+        self.kmalloc = kernel.kmalloc.kmalloc
+        self.kzalloc = kernel.kmalloc.kzalloc
+        self.kmalloc_array = kernel.kmalloc.kmalloc_array
+        self.kcalloc = kernel.kmalloc.kcalloc
+        self.kvmalloc = kernel.kmalloc.kvmalloc
+        self.kfree = kernel.kmalloc.kfree
+        self.kvfree = kernel.kmalloc.kvfree
+        self.ksize = kernel.kmalloc.ksize
+        self.krealloc = kernel.kmalloc.krealloc
+        self.vm_areas = kernel.vm_areas
+        self.vmalloc = kernel.vm_areas.vmalloc
+        self.vzalloc = kernel.vm_areas.vzalloc
+        self.vfree = kernel.vm_areas.vfree
+        self.vmap = kernel.vm_areas.vmap
+        self.vunmap = kernel.vm_areas.vunmap
+        self.vm_map_ram = kernel.vm_areas.vm_map_ram
+        self.vm_unmap_ram = kernel.vm_areas.vm_unmap_ram
+        self.vm_unmap_aliases = kernel.vm_areas.vm_unmap_aliases
 
     # -- CPUs
 
@@ -316,7 +254,7 @@ class Machine:
 
     def drain_all_pages(self) -> None:
         """Empty all per-CPU page sets. May sleep."""
-        self._drain.drain_all_pages()
+        self.kernel.drain.drain_all_pages()
 
     def register_shrinker(self, shrinker: Shrinker) -> None:
         """Have *shrinker* asked for memory when it is short."""
@@ -330,6 +268,29 @@ class Machine:
         """Have *notify* free pages, and return how many, before an allocation fails for good."""
         self.page_alloc.slow_path.register_oom_notifier(notify)
 
+    def kmem_cache_create(
+        self,
+        name: str,
+        size: int,
+        align: int = 0,
+        flags: int = 0,
+        ctor: Callable[[int], None] | None = None,
+    ) -> KmemCache:
+        """
+        A cache of objects of *size* bytes: ``cache.alloc()``, ``cache.free(address)``. May sleep.
+
+        A cache that is like enough may be shared: see `KmemCache.aliases`.
+
+        Args:
+            align: a power of two, or 0.
+            flags: ``SLAB_*`` bits (:mod:`concmem.mm.slab_flags`).
+            ctor: called with the address of each object when its slab is made.
+
+        Raises:
+            BadArgument: something cannot be, or the name is taken.
+        """
+        return self.slab.create(name, size, align, flags, ctor)
+
     # -- look and check
 
     def verify(self) -> None:
@@ -337,9 +298,9 @@ class Machine:
         Check every invariant, with all CPUs parked between two operations.
 
         Raises:
-            ValidationError: the rule that is broken, with zone, order and pfn.
+            ValidationError: the rule that is broken, with zone, order and pfn, or addresses.
         """
-        self.runtime.stop_machine(lambda: validate_pages(self.mem_map, self.zones))
+        self.runtime.stop_machine(self.kernel.validate)
 
     def statistics(self) -> MachineStatistics:
         """A copy of all counters. Does not stop the CPUs."""
@@ -355,6 +316,8 @@ class Machine:
             events=self.events.sum(),
             min_free_kbytes=self.min_free_kbytes,
             locks=self.lock_statistics(),
+            slabs=tuple(s.statistics() for s in self.slab.caches()),
+            vmalloc=self.vm_areas.statistics(),
         )
 
     def lock_statistics(self) -> tuple[LockClassStatistics, ...]:

@@ -27,6 +27,15 @@ PAGEBLOCK_NR_PAGES: Final = 512
 PAGE_OFFSET: Final = 0xFFFF_8880_0000_0000
 """Start of the direct map: physical address 0 appears here."""
 
+VMALLOC_START: Final = 0xFFFF_C900_0000_0000
+"""First virtual address of the vmalloc range."""
+
+VMALLOC_SIZE: Final = 32 << 40
+"""Bytes in the vmalloc range: 32 TiB."""
+
+VMALLOC_END: Final = VMALLOC_START + VMALLOC_SIZE
+"""The first address behind it. (The kernel's macro is one less.)"""
+
 HZ: Final = 250
 """Jiffies per second."""
 

@@ -20,9 +20,10 @@ FLOORS = {
     "mm": {"errors", "units", "runtime.api"},
     "explore": {"errors", "units", "runtime.api"},
     "user": {"errors", "units", "mm"},
-    "reports": {"errors", "units", "mm.statistics", "mm.migratetype"},
+    "reports": {"errors", "units", "mm.statistics", "mm.migratetype", "mm.slab_flags"},
     "config": {"errors", "units"},
-    "machine": {"errors", "units", "runtime", "mm", "reports", "config", "user"},
+    "kernel": {"errors", "units", "runtime.api", "mm", "config"},
+    "machine": {"errors", "units", "runtime", "mm", "reports", "config", "kernel", "user"},
 }
 """What each package may import, besides itself; floors above may import all below."""
 

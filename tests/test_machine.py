@@ -183,7 +183,7 @@ def test_replaced_classes_are_used_everywhere(runtime: str) -> None:
         for zone in m.zones:
             assert isinstance(zone, _Zone)
             assert all(isinstance(area, _FreeArea) for area in zone.free_area)
-            assert len(zone.pageset.all()) == 3  # two CPUs and kswapd
+            assert len(zone.pageset.all()) == 5  # two CPUs, kswapd, the worker and RCU
             assert all(isinstance(pcp, _Pageset) for pcp in zone.pageset.all())
         m.verify()
 

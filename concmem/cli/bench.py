@@ -11,9 +11,10 @@ from typing import Final
 from concmem.cli.output import CLEAN, JsonTarget
 
 DESCRIPTION: Final = """\
-Measure speed and memory as ratios within one run: an allocate/free pair against the least that the
-interpreter can do (the floor: two method calls around a list), a large machine against a small one,
-two CPUs against one. Takes about half a minute. Nothing is judged: the goals stand beside.
+Measure speed and memory as ratios within one run: allocate/free pairs of pages and of objects against
+the least that the interpreter can do (the floor: two method calls around a list), a large machine
+against a small one, two CPUs against one, objects that another CPU frees against those that their own
+frees. Takes about half a minute. Nothing is judged: the goals stand beside.
 """
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from concmem.cli.output import BROKEN, CLEAN, INTERRUPTED, JsonTarget, complain
@@ -13,15 +17,16 @@ from concmem.errors import BadArgument, ConcmemError, TraceError
 
 if TYPE_CHECKING:
     from concmem.machine import Machine
-    from concmem.traces.plan import Plan
+    from concmem.traces.plan import PagePlan, Plan, SlabPlan
     from concmem.traces.player import Player, ReplayResult
 
 MALFORMED_SHOWN: Final = 5
 """Malformed lines that are shown; the others are only counted."""
 
 DESCRIPTION: Final = """\
-Replay the kmem: events of a recorded kernel trace. Every page allocation and free is done again on
-the CPU that did it, in that CPU's order; a free waits for its allocation on the other CPU.
+Replay the kmem: events of a recorded kernel trace. Every allocation and free, of pages and of slab
+objects, is done again on the CPU that did it, in that CPU's order; a free waits for its allocation
+on the other CPU. The bytes set aside for each object are compared with the traced kernel's.
 
 FILE is the text of ftrace's `trace` file, of `trace-cmd report` or of `perf script`, gzipped or not.
 """
@@ -37,8 +42,8 @@ examples:
   concmem replay-trace kmem.trace.gz
   concmem replay-trace kmem.trace --runtime jitter --memory 2G --json result.json
 
-What cannot be replayed is counted with its reason: frees of pages from before the recording, second
-reports of a free (mm_page_free_batched), slab events (not yet). A line that cannot be read is
+What cannot be replayed is counted with its reason: frees of what was allocated before the recording,
+frees of NULL, second reports of a free (mm_page_free_batched). A line that cannot be read is
 skipped, counted and shown with its number; with --strict it is an error.
 
 exit status: 0 clean, 1 a rule was broken, 2 the file or an argument cannot be used (with --strict
@@ -66,6 +71,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="how the CPUs run (default: free)")  # fmt: skip
     add("--strict", action="store_true", help="a malformed line is an error")
     add("--json", metavar="FILE", help="write the result as JSON; - for standard output")
+    add("--no-lockstat", action="store_true", help="keep no lock statistics: runs faster")
     add("--no-progress", action="store_true", help="show no progress during the replay")
 
 
@@ -80,6 +86,8 @@ class Reading:
     """Events that are no kmem events, by name."""
     lost: int = 0
     """Events that the tracer says it lost."""
+    seconds: float = 0.0
+    """Of reading and planning."""
 
     def on_malformed(self, line: int, text: str, reason: str) -> None:
         self.malformed += 1
@@ -110,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         nodes=args.nodes,
         runtime=args.runtime,
-        lockstat=True,
+        lockstat=not args.no_lockstat,
     ) as machine:
         player = Player(machine, plan)
         try:
@@ -134,19 +142,34 @@ def read_plan(file: str, progress: bool) -> tuple[Plan, Reading]:
     """Read and match the whole file. Raises `TraceError` when it is no trace."""
     from concmem.traces.ftrace import ReadCounts, read_trace
     from concmem.traces.kmem import typed_events
-    from concmem.traces.plan import plan_pages
+    from concmem.traces.plan import plan_trace
 
     reading = Reading()
+    start = perf_counter()
     counts = ReadCounts()
     if progress and sys.stderr.isatty():
         print(f"reading {file} ...", file=sys.stderr)
     raw = read_trace(file, on_malformed=reading.on_malformed, counts=counts)
     events = typed_events(raw, on_malformed=reading.on_malformed, unknown=reading.unknown)
-    plan = plan_pages(events)
+    with _no_garbage_collection():
+        plan = plan_trace(events)
     reading.lost = counts.lost_events
+    reading.seconds = perf_counter() - start
     if not plan.cpus:
         raise TraceError(f"{file}: no kmem event could be read from it")
     return plan, reading
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A plan is many small objects without cycles, which the collector would walk again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _play(machine: Machine, player: Player, progress: bool) -> None:
@@ -163,7 +186,8 @@ def _flat(error: BaseException) -> str:
     """Every exception in *error*, in one line."""
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(_flat(part) for part in error.exceptions)
-    return f"{type(error).__name__}: {error}"
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    return f"{type(error).__name__}: {error}{notes}"
 
 
 def summary(
@@ -174,11 +198,10 @@ def summary(
     interrupted: bool,
 ) -> dict[str, Any]:
     """The result for programs."""
-    from concmem.mm.migratetype import NAMES
+    from concmem.cli.replay_display import events_per_second
     from concmem.reports.buddyinfo import render
 
     verdict = "broken" if error else "interrupted" if interrupted else "clean"
-    agreement = result.migratetype_agreement
     return {
         "verdict": verdict,
         "error": _flat(error) if error else None,
@@ -194,17 +217,59 @@ def summary(
         "cross_cpu_frees": plan.cross_cpu_frees,
         "waits": result.waits,
         "failed_allocations": result.failed,
+        **_pages_summary(plan.pages, result),
+        **_slab_summary(plan.slab, result),
+        "read_seconds": reading.seconds,
+        "seconds": result.seconds,
+        "steps_per_second": result.steps_per_second,
+        "events_per_second": events_per_second(plan, reading, result),
+        "buddyinfo": render(result.at_end) if result.at_end else None,
+        "verified": result.verified,
+    }
+
+
+def _pages_summary(plan: PagePlan, result: ReplayResult) -> dict[str, Any]:
+    from concmem.mm.migratetype import migratetype_name
+
+    agreement = result.migratetype_agreement
+    return {
         "allocs_by_order": {str(k): v for k, v in plan.allocs_by_order.items()},
         "frees_by_order": {str(k): v for k, v in plan.frees_by_order.items()},
-        "allocs_by_migratetype": {NAMES[k]: v for k, v in plan.allocs_by_migratetype.items()},
+        "allocs_by_migratetype": {
+            migratetype_name(k): v for k, v in plan.allocs_by_migratetype.items()
+        },
         "migratetype_agreement": [
             sum(n for (traced, model), n in agreement.items() if traced == model),
             sum(agreement.values()),
         ],
         "live_pages_at_end": plan.live_pages_at_end,
         "peak_live_pages": plan.peak_live_pages,
-        "seconds": result.seconds,
-        "events_per_second": result.steps_per_second,
-        "buddyinfo": render(result.at_end) if result.at_end else None,
-        "verified": result.verified,
+    }
+
+
+def _slab_summary(plan: SlabPlan, result: ReplayResult) -> dict[str, Any]:
+    from concmem.traces.agreement import cache_agreement, kmalloc_agreement
+
+    return {
+        "object_allocs": plan.allocs,
+        "object_frees": plan.frees,
+        "live_objects_at_end": len(plan.live_at_end),
+        "peak_live_objects": plan.peak_live_objects,
+        "kmalloc_agreement": list(kmalloc_agreement(result.kmalloc_sizes)),
+        "kmalloc_sizes": [
+            {"size": size, "traced": traced, "model": model, "times": times}
+            for (size, traced, model), times in sorted(result.kmalloc_sizes.items())
+        ],
+        "cache_agreement": list(cache_agreement(result.caches)),
+        "caches": [
+            {
+                "name": cache.name,
+                "object_size": cache.object_size,
+                "traced": list(cache.traced),
+                "model": cache.model,
+                "allocs": cache.allocs,
+                "frees": cache.frees,
+            }
+            for cache in result.caches
+        ],
     }

@@ -126,10 +126,10 @@ def _list() -> int:
 
     print("scenarios:")
     for name in find_scenarios():
-        print(f"  {name:18} {load_scenario(name).description}")
+        print(f"  {name:24} {load_scenario(name).description}")
     print("workloads:")
     for name, cls in WORKLOADS.items():
-        print(f"  {name:18} {summary(cls)}")
+        print(f"  {name:24} {summary(cls)}")
     return CLEAN
 
 

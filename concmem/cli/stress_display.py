@@ -22,6 +22,7 @@ from concmem.cli.display import (
     percent,
     print_text,
 )
+from concmem.cli.stress_slabs import show_slabs
 from concmem.mm.statistics import MachineStatistics
 from concmem.units import PAGE_SIZE
 from concmem.workloads.stress import StressProgress
@@ -134,6 +135,7 @@ def show_result(console: Console, result: StressResult) -> None:
     """All tables, and what went wrong."""
     console.print(_cpu_table(result))
     console.print(_phase_table(result))
+    show_slabs(console, result)
     for table in (lock_table(result.locks), events_table(result.events)):
         if table is not None:
             console.print()

@@ -32,6 +32,11 @@ class MemMap:
     def __init__(self, rt: Runtime, nr_pages: int) -> None:
         self.nr_pages = nr_pages
         self.pages: dict[int, Page] = {}
+        self.slabs: dict[int, Page] = {}
+        """
+        Head of the slab or large kmalloc block that a page is part of (what ``compound_head`` of
+        tail pages is for), by address >> PAGE_SHIFT. Entries come and go in one step each.
+        """
         self.zones: Sequence[Zone] = ()
         nr_blocks = -(-nr_pages // PAGEBLOCK_NR_PAGES)
         self.pageblock_types = bytearray([MOVABLE]) * nr_blocks

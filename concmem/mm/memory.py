@@ -3,16 +3,20 @@ Physical memory: real bytes behind addresses.
 
 One anonymous host mapping of the configured size, which the host backs page by page as it is
 touched, so that 16 GiB cost nothing until used. Addresses are integers in the kernel's direct map:
-physical address *p* is at ``PAGE_OFFSET + p``.
+physical address *p* is at ``PAGE_OFFSET + p``. Any other address goes through the page tables, if the
+machine has some.
 """
 
 from __future__ import annotations
 
 import mmap
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from concmem.errors import BadArgument
-from concmem.units import PAGE_OFFSET, PAGE_SIZE
+from concmem.units import PAGE_OFFSET, PAGE_SIZE, VMALLOC_END, VMALLOC_START
+
+if TYPE_CHECKING:
+    from concmem.mm.page_table import PageTable
 
 _MAP_NORESERVE: Final = 0x4000  # Linux; the mmap module names it from Python 3.13 on
 
@@ -22,31 +26,53 @@ class Memory:
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self.page_table: PageTable | None = None
+        """The kernel's own page tables; set at boot."""
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
         self._bytes = mmap.mmap(-1, size, flags=flags)
+        self._views: list[memoryview] = []  # append only
 
-    def _offset(self, address: int, nr_bytes: int) -> int:
-        offset = address - PAGE_OFFSET
-        if nr_bytes < 0 or offset < 0 or offset + nr_bytes > self.size:
-            raise BadArgument(
-                f"address: {address:#x}+{nr_bytes} is outside of memory, "
-                f"{PAGE_OFFSET:#x} to {PAGE_OFFSET + self.size - 1:#x}"
-            )
-        return offset
+    def _translate(self, address: int, nr_bytes: int) -> list[tuple[int, int]]:
+        """
+        Pieces of memory, as (offset, bytes), behind an address outside of the direct map.
+
+        Raises:
+            BadArgument: there is nothing, or not everywhere.
+        """
+        if nr_bytes >= 0 and self.page_table is not None and VMALLOC_START <= address < VMALLOC_END:
+            return self.page_table.translate(address, nr_bytes)
+        raise BadArgument(
+            f"address: {address:#x}+{nr_bytes} is outside of memory, "
+            f"{PAGE_OFFSET:#x} to {PAGE_OFFSET + self.size - 1:#x}"
+        )
 
     def read(self, address: int, nr_bytes: int) -> bytes:
         """*nr_bytes* bytes from *address*."""
-        offset = self._offset(address, nr_bytes)
+        offset = address - PAGE_OFFSET
+        if nr_bytes < 0 or offset < 0 or offset + nr_bytes > self.size:
+            pieces = self._translate(address, nr_bytes)
+            return b"".join([self._bytes[start : start + length] for start, length in pieces])
         return self._bytes[offset : offset + nr_bytes]
 
     def write(self, address: int, data: bytes) -> None:
         """Store *data* at *address*."""
-        offset = self._offset(address, len(data))
-        self._bytes[offset : offset + len(data)] = data
+        nr_bytes = len(data)
+        offset = address - PAGE_OFFSET
+        if offset < 0 or offset + nr_bytes > self.size:
+            done = 0
+            for start, length in self._translate(address, nr_bytes):
+                self._bytes[start : start + length] = data[done : done + length]
+                done += length
+            return
+        self._bytes[offset : offset + nr_bytes] = data
 
     def fill(self, address: int, nr_bytes: int, byte: int = 0) -> None:
         """``memset``."""
-        offset = self._offset(address, nr_bytes)
+        offset = address - PAGE_OFFSET
+        if nr_bytes < 0 or offset < 0 or offset + nr_bytes > self.size:
+            for start, length in self._translate(address, nr_bytes):
+                self._bytes[start : start + length] = bytes([byte]) * length
+            return
         self._bytes[offset : offset + nr_bytes] = bytes([byte]) * nr_bytes
 
     def read_u64(self, address: int) -> int:
@@ -59,8 +85,21 @@ class Memory:
         """Store a little-endian 8-byte word at *address*."""
         self.write(address, value.to_bytes(8, "little"))
 
+    def words(self) -> memoryview:
+        """
+        All memory as native 8-byte words, for who follows pointers in hot paths.
+
+        Word *i* is at ``PAGE_OFFSET + 8 * i``. Take one view for each CPU and keep it: on a
+        free-threaded interpreter a shared one would be a contended reference count.
+        """
+        view = memoryview(self._bytes).cast("Q")
+        self._views.append(view)
+        return view
+
     def close(self) -> None:
         """Give the bytes back to the host."""
+        for view in self._views:
+            view.release()
         self._bytes.close()
 
 

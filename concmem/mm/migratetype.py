@@ -23,6 +23,12 @@ MIGRATE_TYPES: Final = 6
 
 NAMES: Final = ("Unmovable", "Movable", "Reclaimable", "HighAtomic", "CMA", "Isolate")
 
+
+def migratetype_name(migratetype: int) -> str:
+    """The name, also of a type that only other kernels have."""
+    return NAMES[migratetype] if 0 <= migratetype < len(NAMES) else f"type {migratetype}"
+
+
 FALLBACKS: Final = (
     (RECLAIMABLE, MOVABLE),  # for UNMOVABLE
     (RECLAIMABLE, UNMOVABLE),  # for MOVABLE

@@ -40,6 +40,8 @@ class PgData:
         self.kswapd_wakeups = 0
         self.kswapd_failures = 0
         """Runs of kswapd in a row that freed nothing. Written by kswapd and reset by reclaim."""
+        self.nr_slab_reclaimable = rt.atomic(0, "nr_slab_reclaimable")
+        self.nr_slab_unreclaimable = rt.atomic(0, "nr_slab_unreclaimable")
 
     def populated_zones(self) -> list[Zone]:
         """Zones with memory, highest first: the order in which they are tried."""
@@ -74,6 +76,11 @@ class PgData:
             self.kswapd_order, self.kswapd_highest_zoneidx = 0, -1
             return work
 
+    def account_slab(self, reclaimable: bool, nr_pages: int) -> None:
+        """Count pages that have become slabs (``account_slab``); negative: are none any more."""
+        counter = self.nr_slab_reclaimable if reclaimable else self.nr_slab_unreclaimable
+        counter.add(nr_pages)
+
     def statistics(self) -> NodeStatistics:
         """A copy of everything the node knows."""
         return NodeStatistics(
@@ -81,4 +88,6 @@ class PgData:
             cpus=self.cpus,
             zones=tuple(zone.statistics() for zone in self.node_zones),
             kswapd_wakeups=self.kswapd_wakeups,
+            nr_slab_reclaimable=self.nr_slab_reclaimable.value,
+            nr_slab_unreclaimable=self.nr_slab_unreclaimable.value,
         )

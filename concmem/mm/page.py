@@ -10,6 +10,9 @@ Who may change what:
     its owner       everything else, while it is allocated
     nobody          _count is a refcount: anybody may, at any time
     wait_table      flags, under the lock of the page's bucket
+    list_lock       of the slab's node: next, prev and PG_WORKINGSET while it is on a list there
+    cpu_slab lock   next and private while the slab is on a CPU partial list
+    compare-exchange  freelist, inuse, objects and frozen of a slab: `freelist_counters`
 """
 
 from __future__ import annotations
@@ -19,18 +22,23 @@ from typing import TYPE_CHECKING, Final
 from concmem.mm.list_head import ListHead
 
 if TYPE_CHECKING:
+    from concmem.mm.kmem_cache import KmemCache
+    from concmem.mm.slub_fast_path import Free
     from concmem.mm.zone import Zone
-    from concmem.runtime.api import Refcount
+    from concmem.runtime.api import Pair, Refcount
 
 PG_LOCKED: Final = 1 << 0
 PG_WAITERS: Final = 1 << 7
 PG_HEAD: Final = 1 << 6
+PG_WORKINGSET: Final = 1 << 9
+"""Of a slab: it is on ``slabs_partial`` or ``slabs_free`` of its node."""
 PG_RESERVED: Final = 1 << 14
 
 FLAG_NAMES: Final = (
     (PG_LOCKED, "locked"),
     (PG_HEAD, "head"),
     (PG_WAITERS, "waiters"),
+    (PG_WORKINGSET, "workingset"),
     (PG_RESERVED, "reserved"),
 )
 
@@ -40,6 +48,16 @@ FLAGS_CHECK_AT_FREE: Final = PG_LOCKED | PG_WAITERS | PG_RESERVED
 PAGE_TYPE_NONE: Final = -1
 PAGE_TYPE_BUDDY: Final = -128
 """``_mapcount`` of a free block in the buddy system: its order is in ``private``."""
+PAGE_TYPE_SLAB: Final = -4097
+"""``_mapcount`` of the head of a slab."""
+PAGE_TYPE_LARGE_KMALLOC: Final = -8193
+"""``_mapcount`` of the head of a block that ``kmalloc`` handed out whole."""
+
+INUSE_MASK: Final = 0xFFFF
+OBJECTS_SHIFT: Final = 16
+OBJECTS_MASK: Final = 0x7FFF
+FROZEN: Final = 1 << 31
+"""How ``inuse``, ``objects`` and ``frozen`` of a slab are packed into one word of counters."""
 
 
 class Page(ListHead):
@@ -49,15 +67,16 @@ class Page(ListHead):
         "_count",
         "_mapcount",
         "flags",
-        "freelist",
-        "inuse",
+        "freelist_counters",
         "mapping",
         "migratetype",
-        "objects",
         "order",
+        "owners",
         "pfn",
         "private",
+        "s_mem",
         "slab_cache",
+        "slab_free",
         "zone",
         "zone_id",
     )
@@ -73,12 +92,26 @@ class Page(ListHead):
     _mapcount: int
     """Page table entries that map the page, less one; ``PAGE_TYPE_BUDDY`` while free."""
     private: int
-    """The order, while the page is the head of a free block."""
+    """The order, while the page is the head of a free block; slabs on a CPU partial list from here."""
     mapping: object | None
-    slab_cache: object | None
-    freelist: int | None
-    inuse: int
-    objects: int
+    slab_cache: KmemCache | None
+    """The cache that the slab belongs to."""
+    slab_free: Free
+    """
+    How what starts here is freed: ``slab_cache.free``, found without touching the cache, which all
+    CPUs share; or a large block of kmalloc.
+    """
+    freelist_counters: Pair
+    """Of a slab: the first free object, and the counters. Not set before it is one."""
+    s_mem: int
+    """Address of a slab's first object, colour included."""
+    owners: dict[int, int]
+    """
+    The objects of a slab that somebody has: address, and the index of the free pointer in memory.
+
+    Linux has no such table. It is what tells a second free of an object, and an object that is
+    handed out twice, from right ones, at once and in every mode. Entries come and go in one step.
+    """
     order: int
     """Order of the allocation, or of the block in a page set, that the page heads; else -1."""
     migratetype: int
@@ -96,9 +129,6 @@ class Page(ListHead):
         self.private = 0
         self.mapping = None
         self.slab_cache = None
-        self.freelist = None
-        self.inuse = 0
-        self.objects = 0
         self.order = -1
         self.migratetype = 0
 
@@ -114,7 +144,40 @@ class Page(ListHead):
         """References now (``page_ref_count``)."""
         return self._count.read()
 
+    # -- of a slab
+
+    def is_slab(self) -> bool:
+        """Whether the page heads a slab (``folio_test_slab``)."""
+        return self._mapcount == PAGE_TYPE_SLAB
+
+    @property
+    def freelist(self) -> int | None:
+        """Address of the slab's first free object that no CPU has taken; ``None`` for none."""
+        return (self.freelist_counters.first or None) if self.slab_cache else None
+
+    @property
+    def inuse(self) -> int:
+        """Objects that are handed out, or on the free list of the CPU whose slab this is."""
+        return self.freelist_counters.second & INUSE_MASK if self.slab_cache else 0
+
+    @property
+    def objects(self) -> int:
+        """Objects in the slab."""
+        if not self.slab_cache:
+            return 0
+        return self.freelist_counters.second >> OBJECTS_SHIFT & OBJECTS_MASK
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the slab is a CPU's: on no list, and only that CPU allocates from it."""
+        return bool(self.slab_cache) and self.freelist_counters.second >= FROZEN
+
     def __repr__(self) -> str:
+        if self.slab_cache is not None:
+            return (
+                f"<slab pfn:{self.pfn:#x} {self.slab_cache.name} "
+                f"inuse:{self.inuse}/{self.objects} frozen:{int(self.frozen)}>"
+            )
         if self.is_buddy():
             state = f"free order:{self.private}"
         else:

@@ -221,7 +221,7 @@ class PageAllocator:
             BadFree: *page* heads no allocation, or others have references.
         """
         self._check_page(page)
-        if page._count.read() != 1:
+        if page._count.read() != 1 or page._mapcount != PAGE_TYPE_NONE:
             raise BadFree(f"split_page: {page!r} heads no allocation of the caller's own")
         nr_pages = 1 << page.order
         for pfn in range(page.pfn + 1, page.pfn + nr_pages):

@@ -1,9 +1,13 @@
 """
 ``/proc/meminfo``: memory of the whole machine, in kB (1024 bytes).
 
-Modelled: MemTotal, MemFree, MemAvailable, CmaTotal, CmaFree and the DirectMap lines. VmallocTotal
-and Hugepagesize are constants of x86-64. Every other line is 0: no page cache, swap, slab, page
-table, huge page or commit accounting is in the statistics this is made from.
+Modelled: MemTotal, MemFree, MemAvailable, KReclaimable, Slab, SReclaimable, SUnreclaim, VmallocTotal,
+VmallocUsed, CmaTotal, CmaFree and the DirectMap lines. Hugepagesize is a constant of x86-64. Every other
+line is 0: no page cache, swap, page table, huge page or commit accounting is in the statistics this
+is made from.
+
+SReclaimable is the slabs of caches with SLAB_RECLAIM_ACCOUNT. KReclaimable is the same number, as
+nothing else is reclaimable. Slab has no pages that ``kmalloc`` took without a cache.
 
 MemFree is the zone counters, which drift from the free lists by what the CPUs have not folded in.
 Balloon is newer than 6.12.
@@ -66,9 +70,13 @@ def available_pages(stats: MachineStatistics) -> int:
     """
     Pages that could be allocated without swapping (``si_mem_available``).
 
-    The kernel adds a part of the page cache and of the reclaimable slabs; both are 0 here.
+    Of reclaimable slabs, half or the low watermarks, whichever is less, count as in use. The kernel
+    adds a part of the page cache too, which is 0 here.
     """
-    return max(0, _free_pages(stats) - totalreserve_pages(stats))
+    low = sum(zone.watermark_low + zone.watermark_boost for zone in all_zones(stats))
+    reclaimable = sum(node.nr_slab_reclaimable for node in stats.nodes)
+    reclaimable -= min(reclaimable // 2, low)
+    return max(0, _free_pages(stats) - totalreserve_pages(stats) + reclaimable)
 
 
 def _free_pages(stats: MachineStatistics) -> int:
@@ -78,17 +86,26 @@ def _free_pages(stats: MachineStatistics) -> int:
 def _values(stats: MachineStatistics) -> dict[str, int]:
     """The modelled lines, kB (huge pages: number)."""
     zones = list(all_zones(stats))
+    reclaimable = sum(node.nr_slab_reclaimable for node in stats.nodes)
+    unreclaimable = sum(node.nr_slab_unreclaimable for node in stats.nodes)
     pages = {
         "MemTotal": sum(zone.managed for zone in zones),
         "MemFree": _free_pages(stats),
         "MemAvailable": available_pages(stats),
+        "KReclaimable": reclaimable,
+        "Slab": reclaimable + unreclaimable,
+        "SReclaimable": reclaimable,
+        "SUnreclaim": unreclaimable,
+        "VmallocUsed": 0 if stats.vmalloc is None else stats.vmalloc.nr_vmalloc_pages,
         "CmaTotal": sum(zone.cma for zone in zones),
         "CmaFree": sum(zone_counters(zone)["nr_free_cma"] for zone in zones),
     }
     return {
         **{name: nr * _KB_PER_PAGE for name, nr in pages.items()},
         **_direct_map(sum(zone.present for zone in zones)),
-        "VmallocTotal": _VMALLOC_TOTAL_KB,
+        "VmallocTotal": _VMALLOC_TOTAL_KB
+        if stats.vmalloc is None
+        else (stats.vmalloc.size - 1) >> 10,
         "Hugepagesize": _KB_PER_2M,
     }
 

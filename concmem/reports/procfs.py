@@ -1,5 +1,6 @@
 """
-The ``/proc`` files of a machine: read one as text, or export all of them as a directory tree.
+The ``/proc`` files of a machine, and those of ``/sys/kernel/slab``: read one as text, or export all
+of them as a directory tree.
 
 The files are rendered from one snapshot of statistics; no lock is held while rendering or writing,
 and any thread may call.
@@ -8,12 +9,22 @@ and any thread may call.
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from concmem.errors import BadArgument
-from concmem.reports import buddyinfo, lock_stat, meminfo, pagetypeinfo, vmstat, zoneinfo
+from concmem.reports import (
+    buddyinfo,
+    lock_stat,
+    meminfo,
+    pagetypeinfo,
+    slab_sysfs,
+    slabinfo,
+    vmallocinfo,
+    vmstat,
+    zoneinfo,
+)
+from concmem.reports.export import check_place, make_directory, replace_file, replace_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,10 +38,52 @@ FILES: Final[dict[str, Renderer]] = {
     "lock_stat": lock_stat.render,
     "meminfo": meminfo.render,
     "pagetypeinfo": pagetypeinfo.render,
+    "slabinfo": slabinfo.render,
+    "vmallocinfo": vmallocinfo.render,
     "vmstat": vmstat.render,
     "zoneinfo": zoneinfo.render,
 }
 """Name, relative to ``/proc`` and with ``/`` between its parts, and what makes the text."""
+
+
+class Directory(NamedTuple):
+    """A directory of directories, whose names depend on the machine."""
+
+    subdirectories: Callable[[MachineStatistics], Mapping[str, Any]]
+    """Name, and what the files in it are about."""
+    links: Callable[[MachineStatistics], Mapping[str, str]]
+    """Further names of subdirectories."""
+    files: Callable[[Any], Mapping[str, Callable[[], str]]]
+    """The files about that, and what makes the text of each when it is wanted."""
+
+    def find(self, stats: MachineStatistics, name: str) -> Callable[[], str] | None:
+        """What makes the text of ``subdirectory/file``, also through a link."""
+        subdirectory, _, file = name.partition("/")
+        subdirectory = self.links(stats).get(subdirectory, subdirectory)
+        subdirectories = self.subdirectories(stats)
+        if subdirectory not in subdirectories:
+            return None
+        return self.files(subdirectories[subdirectory]).get(file)
+
+    def all_files(self, stats: MachineStatistics) -> dict[str, Callable[[], str]]:
+        """Every file, under its own name only."""
+        return {
+            f"{subdirectory}/{name}": text
+            for subdirectory, about in self.subdirectories(stats).items()
+            for name, text in self.files(about).items()
+        }
+
+    def names(self, stats: MachineStatistics) -> list[str]:
+        """Every name that `find` knows."""
+        subdirectories = self.subdirectories(stats)
+        whole = [*((name, name) for name in subdirectories), *self.links(stats).items()]
+        return [f"{name}/{file}" for name, sub in whole for file in self.files(subdirectories[sub])]
+
+
+DIRECTORIES: Final[dict[str, Directory]] = {
+    "sys/kernel/slab": Directory(slab_sysfs.directories, slab_sysfs.links, slab_sysfs.cache_files),
+}
+"""Where each is, beside `FILES`."""
 
 
 class ProcFs:
@@ -38,69 +91,78 @@ class ProcFs:
     The files of one machine.
 
     Args:
-        statistics: takes a snapshot of the machine; called once for each read or export.
+        statistics: takes a snapshot of the machine; called once by each method.
         files: name and renderer of each file.
+        directories: files whose names depend on the snapshot.
     """
 
     def __init__(
         self,
         statistics: Callable[[], MachineStatistics],
         files: Mapping[str, Renderer] = FILES,
+        directories: Mapping[str, Directory] = DIRECTORIES,
     ) -> None:
         self._statistics = statistics
         self._files = files
+        self._directories = directories
 
     def names(self) -> list[str]:
-        """The names that :meth:`read` knows, sorted."""
-        return sorted(self._files)
+        """The names that :meth:`read` knows at the moment, sorted; with those through links."""
+        stats = self._statistics()
+        names = list(self._files)
+        for where, directory in self._directories.items():
+            names += [f"{where}/{name}" for name in directory.names(stats)]
+        return sorted(names)
 
     def read(self, name: str) -> str:
         """
-        The text of one file.
+        The text of one file. No other is rendered.
 
         Raises:
-            BadArgument: there is no file *name*.
+            BadArgument: there is no file *name*, or not any more.
         """
-        if name not in self.names():
-            raise BadArgument(f"name: expected one of {', '.join(self.names())}; got {name!r}")
-        return self._files[name](self._statistics())
+        if name in self._files:
+            return self._files[name](self._statistics())
+        for where, directory in self._directories.items():
+            if name.startswith(f"{where}/"):
+                text = directory.find(self._statistics(), name.removeprefix(f"{where}/"))
+                if text is not None:
+                    return text()
+        known = [*sorted(self._files), *(f"{where}/..." for where in self._directories)]
+        raise BadArgument(f"name: expected one of {', '.join(known)}; got {name!r}")
 
     def export(self, directory: str | os.PathLike[str]) -> list[Path]:
         """
         Write every file below *directory*, which is created if need be.
 
         All files are of the same moment. Each one appears whole or not at all; a reader may
-        still see some files of this export beside some of the one before.
+        still see some files of this export beside some of the one before. ``sys/kernel/slab`` is
+        replaced as a whole, with whatever is in it, so that no cache stays there that is gone; for
+        an instant it is not there.
 
         Returns:
-            The paths written, in the order of :meth:`names`.
+            The paths written, sorted: those of :meth:`names`, but a link instead of what is in it.
 
         Raises:
             BadArgument: *directory*, or a directory to make there, is a file. No file was written.
             OSError: as from any write; complete files stay, incomplete ones are removed.
         """
-        paths = {name: Path(directory, name) for name in self.names()}
-        for path in paths.values():
-            _make_directory(path.parent)
+        root = Path(directory)
+        for name in self._files:
+            make_directory((root / name).parent)
+        for where in self._directories:
+            make_directory((root / where).parent)
+            check_place(root / where)
         stats = self._statistics()
-        texts = {path: self._files[name](stats) for name, path in paths.items()}
-        for path, text in texts.items():
-            _replace(path, text)
-        return list(texts)
-
-
-def _make_directory(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise BadArgument(f"directory: {os.fspath(path)!r} is a file or below one") from error
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write *path* under another name, then rename. The name is unique among live threads."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        temporary.write_bytes(text.encode())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        texts = {name: render(stats) for name, render in self._files.items()}
+        written = []
+        for name, text in sorted(texts.items()):
+            replace_file(root / name, text)
+            written.append(name)
+        for where, tree in self._directories.items():
+            files = {name: text() for name, text in tree.all_files(stats).items()}
+            links = tree.links(stats)
+            if files:
+                replace_tree(root / where, files, links)
+            written += [f"{where}/{name}" for name in (*files, *links)]
+        return [root / name for name in sorted(written)]

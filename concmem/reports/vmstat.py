@@ -8,14 +8,21 @@ they stay in a line of their own, ``pgalloc_direct``; ``pgfree`` is not kept by 
 contains ``pgfree_direct``. An event that comes with the kernel's name is taken as it is.
 
 Not modelled, always 0: everything in the lists of :mod:`concmem.reports.zones` but
-``nr_free_pages`` and ``nr_free_cma``; swapping; ``nr_unstable``, which is the last line.
+``nr_free_pages``, ``nr_free_cma`` and the ``nr_slab`` counters; swapping; ``nr_unstable``, which is the last line.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from concmem.reports.zones import NODE_ITEMS, NUMA_ITEMS, ZONE_ITEMS, all_zones, zone_counters
+from concmem.reports.zones import (
+    NODE_ITEMS,
+    NUMA_ITEMS,
+    ZONE_ITEMS,
+    all_zones,
+    node_counters,
+    zone_counters,
+)
 
 if TYPE_CHECKING:
     from concmem.mm.statistics import MachineStatistics
@@ -64,6 +71,9 @@ def _counters(stats: MachineStatistics) -> dict[str, int]:
     values = dict.fromkeys((*ZONE_ITEMS, *NUMA_ITEMS, *NODE_ITEMS), 0)
     for zone in all_zones(stats):
         for name, value in zone_counters(zone).items():
+            values[name] += value
+    for node in stats.nodes:
+        for name, value in node_counters(node).items():
             values[name] += value
     return values
 

@@ -5,15 +5,15 @@ The text of Linux 6.12, except that each page set also shows ``high_min`` and ``
 columns of the newer kernels that print them: the model tunes ``high`` between the two.
 
 The marks are shown as they are compared against, ``boost`` included. An unpopulated zone ends after
-its protection line. Not modelled, always 0: the per-node counters, the zone's LRU, mlock, bounce
-and zspages counters, the NUMA counters, and ``node_unreclaimable``.
+its protection line. Not modelled, always 0: the per-node counters but those of slabs, the zone's LRU,
+mlock, bounce and zspages counters, the NUMA counters, and ``node_unreclaimable``.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from concmem.reports.zones import NODE_ITEMS, zone_counters
+from concmem.reports.zones import node_counters, zone_counters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ def _node(node: NodeStatistics) -> Iterator[str]:
         yield f"Node {zone.node}, zone {zone.name:>8}"
         if zone is first_populated:
             yield "  per-node stats"
-            yield from _counters(dict.fromkeys(NODE_ITEMS, 0))
+            yield from _counters(node_counters(node))
         yield from _sizes(zone)
         if zone.present:
             yield from _counters(zone_counters(zone))

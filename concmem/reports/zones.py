@@ -1,4 +1,4 @@
-"""Walks over the zones of a machine, and its counters by their kernel names, in kernel order."""
+"""Walks over the zones of a machine, and counters by their kernel names, in kernel order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from concmem.mm.statistics import MachineStatistics, ZoneStatistics
+    from concmem.mm.statistics import MachineStatistics, NodeStatistics, ZoneStatistics
 
 ZONE_ITEMS: Final = (
     "nr_free_pages",
@@ -54,7 +54,7 @@ NODE_ITEMS: Final = (
     "nr_kernel_stack",
     "nr_page_table_pages",
 )
-"""Those of ``enum node_stat_item`` that monitoring programs read. Not modelled: always 0."""
+"""Those of ``enum node_stat_item`` that monitoring programs read. Only the slabs are modelled."""
 
 
 def all_zones(stats: MachineStatistics) -> Iterator[ZoneStatistics]:
@@ -77,4 +77,12 @@ def zone_counters(zone: ZoneStatistics) -> dict[str, int]:
     counters = dict.fromkeys((*ZONE_ITEMS, *NUMA_ITEMS), 0)
     counters["nr_free_pages"] = max(0, zone.nr_free_pages)
     counters["nr_free_cma"] = max(0, zone.nr_free_cma)
+    return counters
+
+
+def node_counters(node: NodeStatistics) -> dict[str, int]:
+    """The counters of *node* in the kernel's order, pages; what is not modelled is 0."""
+    counters = dict.fromkeys(NODE_ITEMS, 0)
+    counters["nr_slab_reclaimable"] = node.nr_slab_reclaimable
+    counters["nr_slab_unreclaimable"] = node.nr_slab_unreclaimable
     return counters

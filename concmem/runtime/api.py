@@ -27,6 +27,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from random import Random
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -154,6 +155,33 @@ class Refcount(Protocol):
         """The count now."""
 
 
+class Pair(Protocol):
+    """
+    Two words that change together (what ``cmpxchg_double`` works on).
+
+    Each half may be read alone; what was read in two steps is only known to belong together once
+    `try_cmpxchg` has succeeded.
+    """
+
+    first: int
+    second: int
+
+    def try_cmpxchg(
+        self, old_first: int, old_second: int, new_first: int, new_second: int, /
+    ) -> bool:
+        """Store both new values if both old ones are there, in one step; whether it did."""
+
+    def set(self, first: int, second: int, /) -> None:
+        """Store both in one step, whatever is there."""
+
+
+class Words(Protocol):
+    """Simulated memory as 8-byte words, by index; each access is indivisible."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+    def __setitem__(self, index: int, value: int, /) -> None: ...
+
+
 class PerCpu(Protocol[T_co]):
     """One object for each CPU (``DEFINE_PER_CPU``)."""
 
@@ -222,6 +250,30 @@ class Runtime(ABC):
         """*factory* is called once for each CPU, now, and once for each later kernel thread."""
 
     @abstractmethod
+    def free_percpu(self, variable: PerCpu[Any], poison: object) -> None:
+        """
+        Give back what `percpu` made (``free_percpu``). Nobody may use it any more.
+
+        Who does all the same finds *poison*, on every CPU and for good, and not another variable.
+        """
+
+    @abstractmethod
+    def pair(self, first: int, second: int, name: str) -> Pair:
+        """Two words that several CPUs compare and exchange (``cmpxchg16b``, with lock prefix)."""
+
+    @abstractmethod
+    def this_cpu_pair(self, first: int, second: int, name: str) -> Pair:
+        """
+        Two words that one CPU compares and exchanges (``this_cpu_try_cmpxchg``).
+
+        Others only read them. Indivisible for the interrupts of that CPU, as one instruction is.
+        """
+
+    @abstractmethod
+    def watch_words(self, words: memoryview, name: str) -> Words:
+        """Say that CPUs share *words* (format ``Q``): accesses through the result are observed."""
+
+    @abstractmethod
     def watch(self, obj: T) -> T:
         """
         Say that *obj* is now shared: its fields named in ``__guarded_by__`` are observed.
@@ -246,6 +298,10 @@ class Runtime(ABC):
     @abstractmethod
     def in_interrupt(self) -> bool:
         """Whether the caller runs in an interrupt handler. False on a thread that is no CPU."""
+
+    @abstractmethod
+    def might_sleep(self) -> None:
+        """Raise `SleepInAtomic` where the caller must not sleep, whether it would have to or not."""
 
     @abstractmethod
     def cpu_relax(self) -> None:
@@ -274,8 +330,21 @@ class Runtime(ABC):
         """
 
     @abstractmethod
+    def call_on_any(self, number: int, fn: Callable[[], Any]) -> Any:
+        """
+        As `call_on`, waiting; *number* may also be that of a kernel thread.
+
+        For those who must reach everybody that has per-CPU data: *number* is an index of
+        ``percpu(...).all()``.
+        """
+
+    @abstractmethod
     def on_each_cpu(self, fn: Callable[[], Any], wait: bool = True) -> None:
         """Run *fn* on every CPU as an interrupt, at the same time (``on_each_cpu``)."""
+
+    @abstractmethod
+    def rng(self, stream: object) -> Random:
+        """A generator of random numbers for *stream*, the same in every run with the same seed."""
 
     # -- time
 
@@ -310,6 +379,14 @@ class Runtime(ABC):
 
         What *fn* raises surfaces at the end of the run.
         """
+
+    @abstractmethod
+    def report_failure(self, error: Exception) -> None:
+        """Have *error*, which a kernel thread has survived, surface at the end of the run."""
+
+    @abstractmethod
+    def at_task_exit(self, fn: Callable[[], None]) -> None:
+        """Have *fn* called on each CPU when a body has ended there, also by raising; never sleeps."""
 
     @abstractmethod
     def stop_machine(self, fn: Callable[[], T]) -> T:

@@ -21,85 +21,7 @@ from time import monotonic
 from typing import Any
 
 from concmem.errors import CpuStopped, MachineClosed, SleepInAtomic
-
-
-class Sleeper:
-    """Anything that can wait: a CPU, or for one call a thread that is none."""
-
-    def __init__(self) -> None:
-        # `with lock`, never `with cond`: entering the lock is one C call, which Ctrl-C in a thread
-        # that is no CPU cannot break in two and thereby leave it locked for ever.
-        self.lock = threading.Lock()
-        self.cond = threading.Condition(self.lock)
-
-    def assert_may_sleep(self) -> None:
-        """Raise `SleepInAtomic` where a sleep would be a bug."""
-
-    def give_way(self) -> None:
-        """In a wait that nothing may break off: let others in."""
-
-    def sleep_until(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Sleep until *predicate* (called with `lock` held) is true; its last value."""
-        with self.lock:
-            return self.cond.wait_for(predicate, timeout)
-
-    def notify(self) -> None:
-        """Make the sleeper look at its predicate again."""
-        with self.lock:
-            self.cond.notify_all()
-
-
-class Waiter:
-    """One sleep: who sleeps, and whether it has been ended. Set once, by the waker."""
-
-    __slots__ = ("sleeper", "woken")
-
-    def __init__(self, sleeper: Sleeper) -> None:
-        self.sleeper = sleeper
-        self.woken = False
-
-    def is_woken(self) -> bool:
-        return self.woken
-
-    def sleep(self, timeout: float | None = None) -> bool:
-        """Sleep until :meth:`wake`; false on a time-out."""
-        return self.sleeper.sleep_until(self.is_woken, timeout)
-
-    def wake(self) -> None:
-        with self.sleeper.lock:
-            self.woken = True
-            self.sleeper.cond.notify_all()
-
-
-class Call:
-    """An interrupt that somebody waits for (``struct call_single_data``)."""
-
-    __slots__ = ("error", "fn", "result", "waiter")
-
-    def __init__(self, fn: Callable[[], Any], sleeper: Sleeper) -> None:
-        self.fn = fn
-        self.waiter = Waiter(sleeper)
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    def __call__(self) -> None:
-        try:
-            self.result = self.fn()
-        except BaseException as error:
-            self.error = error
-            if isinstance(error, CpuStopped):
-                raise
-        finally:
-            self.waiter.wake()
-
-    def wait(self) -> Any:
-        """Sleep until the target CPU has run it; its result, or raises what it raised."""
-        self.waiter.sleep()
-        if isinstance(self.error, CpuStopped):
-            raise MachineClosed("the CPU was shut down before it took the interrupt")
-        if self.error is not None:
-            raise self.error
-        return self.result
+from concmem.runtime.sleeper import Call, Sleeper
 
 
 def end_of(future: Future[Any]) -> threading.Lock:
@@ -135,6 +57,7 @@ class Cpu(Sleeper):
         number: what ``smp_processor_id()`` returns on it.
         enter: called first on the new thread, to bind it to its per-CPU data.
         on_interrupt_failure: told of handlers that raised while nobody waited for them.
+        task_exits: called after each task, on the thread.
     """
 
     def __init__(
@@ -143,6 +66,7 @@ class Cpu(Sleeper):
         name: str,
         enter: Callable[[Cpu], None],
         on_interrupt_failure: Callable[[Cpu, BaseException], None],
+        task_exits: Sequence[Callable[[], None]] = (),
     ) -> None:
         super().__init__()
         self.number = number
@@ -150,6 +74,7 @@ class Cpu(Sleeper):
         self.native_id = 0
         self._enter = enter
         self._on_interrupt_failure = on_interrupt_failure
+        self._task_exits = task_exits
         # lock: tasks, interrupts, stoppers, nr_posted, stopping, gone
         self.tasks: deque[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = deque()
         self.interrupts: deque[Callable[[], Any]] = deque()
@@ -202,7 +127,11 @@ class Cpu(Sleeper):
 
     def _run_task(self, future: Future[Any], fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
         try:
-            result = fn(*args)
+            try:
+                result = fn(*args)
+            finally:
+                for task_exit in self._task_exits:
+                    task_exit()
         except CpuStopped:
             future.set_exception(MachineClosed(f"{self.name} was shut down while running a body"))
             raise

@@ -22,8 +22,8 @@ from concmem.errors import (
     ShutdownTimeout,
     SleepInAtomic,
 )
-from concmem.runtime import api
-from concmem.runtime.cpu import Call, Cpu, Sleeper, end_of, wait_for_ends
+from concmem.runtime import api, ipi
+from concmem.runtime.cpu import Cpu, end_of, wait_for_ends
 from concmem.runtime.guarded import check_guards
 from concmem.runtime.locks import (
     FreeMutex,
@@ -34,14 +34,24 @@ from concmem.runtime.locks import (
 )
 from concmem.runtime.lockstat import LockStat, StatLock, StatRwSem
 from concmem.runtime.percpu import FreePerCpu, NoArea
+from concmem.runtime.sleeper import Outsider, Outsiders, Sleeper
 from concmem.runtime.stop import Stop
-from concmem.runtime.variables import FreeAtomic, FreeCell, FreeRefcount
+from concmem.runtime.variables import (
+    FreeAtomic,
+    FreeCell,
+    FreePair,
+    FreeRefcount,
+    FreeThisCpuPair,
+)
 from concmem.units import HZ, MAX_NR_CPUS
 
 T = TypeVar("T")
 
 _CPU: Final = 1
 """Offset of the `Cpu` itself in its area; item 0 is its `attention`."""
+
+_FIRST_OFFSET: Final = api.HOT_FREE + 1
+"""Offset of the first per-CPU variable."""
 
 SHUTDOWN_TIMEOUT: Final = 30.0
 """Seconds that :meth:`FreeRuntime.shutdown` gives a body to reach a point."""
@@ -74,8 +84,9 @@ class FreeRuntime(api.Runtime):
         self._area: ContextVar[list[Any]] = ContextVar("concmem_area", default=NoArea())  # noqa: B039
         self.area = self._area.get
         self._percpu_lock = threading.Lock()
-        # _percpu_lock: cpus, areas, _factories, _closed, _stop. The lists are appended to only and
-        # read without it: a reader sees a prefix, and every index it can know of is in it.
+        # _percpu_lock: cpus, areas, _factories, _closed, _stop. Areas and CPUs are
+        # appended to only and read without it: a reader sees a prefix, and every index that it can
+        # know of is in it.
         self.cpus: list[Cpu] = []
         self.areas: list[list[Any]] = []
         self._factories: list[Callable[[], Any]] = []
@@ -84,6 +95,8 @@ class FreeRuntime(api.Runtime):
         self._closed = False
         self._stop: Stop | None = None
         self._failures: deque[BaseException] = deque()
+        self._outsiders = Outsiders()
+        self._task_exits: list[Callable[[], None]] = []
         self._start_ns = perf_counter_ns()
         self._bind_hot_paths()
         # Handed over in order, so that a caller that stops the machine all the time starves nobody.
@@ -125,19 +138,23 @@ class FreeRuntime(api.Runtime):
     # -- CPUs
 
     def _add_cpu(self, name: str) -> Cpu:
-        values: list[Any] = []
+        made: list[tuple[Callable[[], Any], Any]] = []
         while True:
             # Factories are the caller's code: they may raise or make per-CPU variables. No lock.
-            values += [factory() for factory in self._factories[len(values) :]]
+            # One whose variable is freed meanwhile is found out under the lock.
+            made = [
+                made[i] if i < len(made) and made[i][0] is factory else (factory, factory())
+                for i, factory in enumerate(list(self._factories))
+            ]
             with self._percpu_lock:
-                if len(values) == len(self._factories):
-                    return self._start_cpu(name, values)
+                if [factory for factory, _ in made] == self._factories:
+                    return self._start_cpu(name, [value for _, value in made])
 
     def _start_cpu(self, name: str, values: list[Any]) -> Cpu:
         """Caller holds _percpu_lock. If there is no thread to be had, nothing has changed."""
         if self._closed:
             raise MachineClosed(f"{name}: the machine has been shut down")
-        cpu = Cpu(len(self.cpus), name, self._enter, self._on_interrupt_failure)
+        cpu = Cpu(len(self.cpus), name, self._enter, self._on_interrupt_failure, self._task_exits)
         cpu.area += [cpu, {}, {}, *values]
         if self._stop is not None:  # stop_machine is running: come up parked
             cpu.post_stopper(self._stop.stay)
@@ -165,7 +182,13 @@ class FreeRuntime(api.Runtime):
                     self._factories.append(factory)
                     for area, value in zip(self.areas, values, strict=True):
                         area.append(value)
-                    return len(self._factories) + api.HOT_FREE
+                    return len(self._factories) - 1 + _FIRST_OFFSET
+
+    def free_percpu(self, variable: api.PerCpu[Any], poison: object) -> None:
+        with self._percpu_lock:
+            self._factories[variable.offset - _FIRST_OFFSET] = lambda: poison
+            for area in self.areas:
+                area[variable.offset] = poison
 
     def this_cpu(self) -> Cpu:
         return cast(Cpu, self.area()[_CPU])
@@ -176,7 +199,7 @@ class FreeRuntime(api.Runtime):
 
     def sleeper(self) -> Sleeper:
         """What the calling thread sleeps on: its CPU, or for other threads a new sleeper."""
-        return self.this_cpu() if self.on_cpu() else Sleeper()
+        return self.this_cpu() if self.on_cpu() else Outsider(self._outsiders)
 
     def check_cpu(self, cpu: int) -> Cpu:
         """The CPU of that number, or `BadArgument`."""
@@ -236,10 +259,20 @@ class FreeRuntime(api.Runtime):
             error.add_note(f"raised in kernel thread {name}")
             self._failures.append(error)
 
+    def at_task_exit(self, fn: Callable[[], None]) -> None:
+        self._task_exits.append(fn)
+
+    def report_failure(self, error: Exception) -> None:
+        self._failures.append(error)
+
     # -- interrupts
 
     def in_interrupt(self) -> bool:
         return self.on_cpu() and self.this_cpu().in_interrupt
+
+    def might_sleep(self) -> None:
+        if self.on_cpu():
+            self.this_cpu().assert_may_sleep()
 
     def cpu_relax(self) -> None:
         cpu = self.this_cpu()
@@ -265,44 +298,16 @@ class FreeRuntime(api.Runtime):
             cpu.take_interrupts()
 
     def call_on(self, cpu: int, fn: Callable[[], Any], wait: bool = True) -> Any:
-        target = self.check_cpu(cpu)
-        sleeper = self.sleeper()
-        if sleeper is target:
-            return self._call_here(target, fn, wait)
-        if not wait:
-            target.post_interrupt(fn)
-            return None
-        sleeper.assert_may_sleep()  # else two CPUs that call each other wait for ever
-        call = Call(fn, sleeper)
-        target.post_interrupt(call)
-        return call.wait()
+        return self._call(self.check_cpu(cpu), fn, wait)
 
-    def _call_here(self, cpu: Cpu, fn: Callable[[], Any], wait: bool) -> Any:
-        if not wait:
-            cpu.run_handler(fn)
-            return None
-        call = Call(fn, cpu)
-        cpu.run_handler(call)
-        if call.error is not None:
-            raise call.error
-        return call.result
+    def call_on_any(self, number: int, fn: Callable[[], Any]) -> Any:
+        return self._call(self.cpus[number], fn, wait=True)
+
+    def _call(self, target: Cpu, fn: Callable[[], Any], wait: bool) -> Any:
+        return ipi.call(self.sleeper(), target, fn, wait)
 
     def on_each_cpu(self, fn: Callable[[], Any], wait: bool = True) -> None:
-        sleeper = self.sleeper()
-        others = [cpu for cpu in self.cpus[: self.nr_cpus] if cpu is not sleeper]
-        if wait:
-            sleeper.assert_may_sleep()
-        calls = [Call(fn, sleeper) for _ in others] if wait else []
-        handlers: Sequence[Callable[[], Any]] = calls or [fn] * len(others)
-        for cpu, handler in zip(others, handlers, strict=True):
-            cpu.post_interrupt(handler)
-        failures: list[Exception] = []
-        if isinstance(sleeper, Cpu) and sleeper.number < self.nr_cpus:
-            _collect(lambda: self._call_here(sleeper, fn, wait), failures)
-        for call in calls:
-            _collect(call.wait, failures)
-        if failures:
-            raise ExceptionGroup("on_each_cpu: handlers raised", failures)
+        ipi.call_each(self.sleeper(), self.cpus[: self.nr_cpus], fn, wait)
 
     # -- primitives
 
@@ -348,6 +353,15 @@ class FreeRuntime(api.Runtime):
 
     def percpu(self, factory: Callable[[], T], name: str) -> api.PerCpu[T]:
         return FreePerCpu(self, factory, name)
+
+    def pair(self, first: int, second: int, name: str) -> api.Pair:
+        return FreePair(first, second, name)
+
+    def this_cpu_pair(self, first: int, second: int, name: str) -> api.Pair:
+        return FreeThisCpuPair(first, second, name)
+
+    def watch_words(self, words: memoryview, name: str) -> api.Words:
+        return words
 
     def watch(self, obj: T) -> T:
         if type(obj) not in self._guards_checked:
@@ -410,17 +424,9 @@ class FreeRuntime(api.Runtime):
                     "calling the machine, or waits for something that never comes. It is here:\n"
                     + cpu.stack()
                 )
+        self._outsiders.close()
 
 
 def wait_interruptibly(futures: Sequence[Future[Any]]) -> None:
     """Wait for all, so that Ctrl-C gets through. Only a thread that is no CPU ever waits here."""
     wait_for_ends([end_of(future) for future in futures])
-
-
-def _collect(fn: Callable[[], Any], failures: list[Exception]) -> None:
-    try:
-        fn()
-    except MachineClosed:
-        raise  # no failure of a handler
-    except Exception as error:
-        failures.append(error)

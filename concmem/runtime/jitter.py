@@ -20,7 +20,13 @@ from concmem.runtime.cpu import Cpu
 from concmem.runtime.free import FreeRuntime
 from concmem.runtime.guarded import watched_class
 from concmem.runtime.locks import LockBase
-from concmem.runtime.variables import FreeAtomic, FreeCell, FreeRefcount
+from concmem.runtime.variables import (
+    FreeAtomic,
+    FreeCell,
+    FreePair,
+    FreeRefcount,
+    FreeThisCpuPair,
+)
 
 T = TypeVar("T")
 
@@ -149,6 +155,15 @@ class JitterRuntime(FreeRuntime):
     def refcount(self, name: str) -> api.Refcount:
         return _JitterRefcount(name, self.hesitate)
 
+    def pair(self, first: int, second: int, name: str) -> api.Pair:
+        return _JitterPair(FreePair(first, second, name), self.hesitate)
+
+    def this_cpu_pair(self, first: int, second: int, name: str) -> api.Pair:
+        return _JitterPair(FreeThisCpuPair(first, second, name), self.hesitate)
+
+    def watch_words(self, words: memoryview, name: str) -> api.Words:
+        return _JitterWords(words, self.hesitate)
+
     def cell(self, value: T, name: str) -> api.Cell[T]:
         return _JitterCell(value, name, self.hesitate)
 
@@ -201,6 +216,67 @@ class _JitterAtomic(FreeAtomic):
     def cmpxchg(self, old: int, new: int) -> int:
         self._hesitate()
         return super().cmpxchg(old, new)
+
+
+class _JitterPair:
+    """A pair that hesitates before each access."""
+
+    __slots__ = ("_hesitate", "_inner", "name")
+
+    def __init__(
+        self, inner: FreePair | FreeThisCpuPair, hesitate: Callable[[], Cpu | None]
+    ) -> None:
+        self._inner = inner
+        self._hesitate = hesitate
+        self.name = inner.name
+
+    @property
+    def first(self) -> int:
+        self._hesitate()
+        return self._inner.first
+
+    @first.setter
+    def first(self, value: int) -> None:
+        self._hesitate()
+        self._inner.first = value
+
+    @property
+    def second(self) -> int:
+        self._hesitate()
+        return self._inner.second
+
+    @second.setter
+    def second(self, value: int) -> None:
+        self._hesitate()
+        self._inner.second = value
+
+    def try_cmpxchg(
+        self, old_first: int, old_second: int, new_first: int, new_second: int, /
+    ) -> bool:
+        self._hesitate()
+        return self._inner.try_cmpxchg(old_first, old_second, new_first, new_second)
+
+    def set(self, first: int, second: int, /) -> None:
+        self._hesitate()
+        self._inner.set(first, second)
+
+
+class _JitterWords:
+    """Memory words that hesitate before each access."""
+
+    __slots__ = ("_hesitate", "_words")
+
+    def __init__(self, words: memoryview, hesitate: Callable[[], Cpu | None]) -> None:
+        self._words = words
+        self._hesitate = hesitate
+
+    def __getitem__(self, index: int, /) -> int:
+        self._hesitate()
+        return self._words[index]
+
+    def __setitem__(self, index: int, value: int, /) -> None:
+        self._hesitate()
+        self._words[index] = value
 
 
 class _JitterRefcount(FreeRefcount):

@@ -16,7 +16,7 @@ from types import TracebackType
 
 from concmem.errors import LockMisuse
 from concmem.runtime.api import Lock
-from concmem.runtime.cpu import Sleeper, Waiter
+from concmem.runtime.sleeper import Sleeper, Waiter
 
 
 class LockBase:

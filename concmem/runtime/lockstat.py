@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Final, NamedTuple
 
 from concmem.runtime import api
-from concmem.runtime.cpu import Sleeper
 from concmem.runtime.locks import FreeRwSem, LockBase
+from concmem.runtime.sleeper import Sleeper
 
 
 class LockTimes(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from concmem.runtime.cpu import Sleeper
+from concmem.runtime.sleeper import Sleeper
 
 
 class Stop:

@@ -63,6 +63,61 @@ class FreeAtomic:
         return found
 
 
+class FreePair:
+    """Two words that several CPUs compare and exchange: a tiny lock for what writes."""
+
+    __slots__ = ("_lock", "first", "name", "second")
+
+    def __init__(self, first: int, second: int, name: str) -> None:
+        self.first = first
+        self.second = second
+        self.name = name
+        self._lock = threading.Lock()
+
+    def try_cmpxchg(
+        self, old_first: int, old_second: int, new_first: int, new_second: int, /
+    ) -> bool:
+        with self._lock:
+            if self.first != old_first or self.second != old_second:
+                return False
+            self.first = new_first
+            self.second = new_second
+            return True
+
+    def set(self, first: int, second: int, /) -> None:
+        with self._lock:
+            self.first = first
+            self.second = second
+
+
+class FreeThisCpuPair:
+    """
+    Two words that one CPU compares and exchanges.
+
+    No lock: nobody else writes, and interrupts come at points only, of which there is none inside.
+    """
+
+    __slots__ = ("first", "name", "second")
+
+    def __init__(self, first: int, second: int, name: str) -> None:
+        self.first = first
+        self.second = second
+        self.name = name
+
+    def try_cmpxchg(
+        self, old_first: int, old_second: int, new_first: int, new_second: int, /
+    ) -> bool:
+        if self.first == old_first and self.second == old_second:
+            self.first = new_first
+            self.second = new_second
+            return True
+        return False
+
+    def set(self, first: int, second: int, /) -> None:
+        self.first = first
+        self.second = second
+
+
 class FreeRefcount(list[bool]):
     """
     ``refcount_t`` as a stack of tokens, of which the bottom one, True, is the first reference.

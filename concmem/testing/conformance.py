@@ -13,10 +13,14 @@ import threading
 from collections.abc import Callable
 
 from concmem.runtime.api import Runtime
-from concmem.testing import conformance_cpus, conformance_locks
+from concmem.testing import conformance_cpus, conformance_locks, conformance_variables
 from concmem.testing.conformance_check import Check
 
-CHECKS: tuple[Check, ...] = (*conformance_locks.CHECKS, *conformance_cpus.CHECKS)
+CHECKS: tuple[Check, ...] = (
+    *conformance_locks.CHECKS,
+    *conformance_variables.CHECKS,
+    *conformance_cpus.CHECKS,
+)
 
 
 def run_runtime_conformance_test(make_runtime: Callable[[int], Runtime]) -> None:
@@ -28,8 +32,8 @@ def run_runtime_conformance_test(make_runtime: Callable[[int], Runtime]) -> None
             each property, and the runtime is shut down afterwards.
 
     Covered: mutual exclusion, trylock and misuse of locks; reader-writer semaphores; wake-ups and
-    time-outs of wait queues; cells, atomics and refcounts; per-CPU data and kernel threads;
-    interrupts; failures of bodies and handlers; run queues; ``stop_machine``; shutdown.
+    time-outs of wait queues; cells, atomics, refcounts, pairs and words; per-CPU data and kernel
+    threads; random numbers; interrupts; failures of bodies and handlers; run queues; ``stop_machine``; shutdown.
 
     A runtime that passes may still have races that these runs did not meet. One that loses an
     interrupt or never grants a lock may hang instead of failing: run this under a time-out.

@@ -141,6 +141,7 @@ def read_trace(
     other_event = ""
     latest = 0
     first, second = _FTRACE, _PERF  # the one that matched last is tried first
+    new = tuple.__new__
 
     def malformed(line: int, text: str, reason: str) -> None:
         nonlocal first_reason
@@ -183,7 +184,8 @@ def read_trace(
                 counts.kmem_events += 1
             elif not other_event:
                 other_event = name
-            yield RawEvent(number, comm, int(pid), int(cpu), timestamp, name, args, text)
+            # Spelled so, a named tuple takes half the time.
+            yield new(RawEvent, (number, comm, int(pid), int(cpu), timestamp, name, args, text))
 
     if not counts.kmem_events:
         raise TraceError(f"{source_name(source)}: {_nothing(counts, other_event, first_reason)}")

@@ -1,5 +1,5 @@
 """
-Typed ``kmem`` events: what the page allocator and the slab allocator of a kernel reported.
+From lines to typed events (:mod:`concmem.traces.events`).
 
 Follows ``include/trace/events/kmem.h``. Old names are read as today's: ``mm_page_free_direct``
 and ``mm_pagevec_free`` (before Linux 3.3), ``kmalloc_node`` and ``kmem_cache_alloc_node`` (before
@@ -13,82 +13,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 from concmem.errors import BadArgument
 from concmem.mm.gfp import GfpFlags, check_gfp, parse_gfp_flags
+from concmem.traces.events import (
+    Informational,
+    KmemEvent,
+    PageAlloc,
+    PageFree,
+    SlabAlloc,
+    SlabFree,
+)
 from concmem.traces.ftrace import KMEM_EVENTS, OnMalformed, RawEvent, parse_fields
+from concmem.traces.plain import PLAIN, known_gfp
 from concmem.traces.source import printable
-
-
-class PageAlloc(NamedTuple):
-    """``mm_page_alloc``: a CPU asked for ``2**order`` pages."""
-
-    cpu: int
-    pfn: int | None
-    """First page frame; ``None`` when the kernel had no memory for it."""
-    order: int
-    migratetype: int
-    gfp: GfpFlags
-    line: int
-
-
-class PageFree(NamedTuple):
-    """``mm_page_free`` or ``mm_page_free_batched``: a CPU gave pages back."""
-
-    cpu: int
-    pfn: int
-    order: int
-    """For a batched free always 0, whatever the size of the page."""
-    line: int
-    batched: bool
-    """Reported by ``mm_page_free_batched``: as a rule the second report of one free."""
-
-
-class SlabAlloc(NamedTuple):
-    """``kmalloc`` or ``kmem_cache_alloc``: a CPU asked for an object."""
-
-    cpu: int
-    ptr: int | None
-    """Address or its hash, 0 if the allocation failed, ``None`` if the trace hides addresses."""
-    cache: str
-    """Name of the cache; empty for kmalloc and in traces of older kernels."""
-    bytes_req: int
-    bytes_alloc: int
-    gfp: GfpFlags
-    node: int
-    """-1: any node."""
-    call_site: str
-    line: int
-    event: str
-
-
-class SlabFree(NamedTuple):
-    """``kfree`` or ``kmem_cache_free``: a CPU gave an object back."""
-
-    cpu: int
-    ptr: int | None
-    """Address or its hash, 0 for NULL, ``None`` if the trace hides addresses."""
-    cache: str
-    call_site: str
-    line: int
-    event: str
-
-
-class Informational(NamedTuple):
-    """
-    A ``kmem`` event that reports no request: a refill, a drain, a fallback, a counter.
-
-    The pages of a refill (``mm_page_alloc_zone_locked``) are reported again, by ``mm_page_alloc``,
-    when somebody gets them.
-    """
-
-    cpu: int
-    line: int
-    event: str
-
-
-KmemEvent: TypeAlias = PageAlloc | PageFree | SlabAlloc | SlabFree | Informational
 
 _NULL: Final = frozenset({"(nil)", "(null)", "NULL"})
 _HIDDEN: Final = frozenset({"(____ptrval____)", "____ptrval____", "(ptrval)"})
@@ -133,6 +72,10 @@ def typed_events(
     """
     for event in events:
         name = event.name
+        plain = PLAIN.get(name)
+        if plain is not None and (quick := plain(event)) is not None:
+            yield quick
+            continue
         convert = _CONVERTERS.get(name)
         if convert is None:
             if name in KMEM_EVENTS:
@@ -261,13 +204,10 @@ def _pfn(text: str, order: int) -> int:
     return pfn
 
 
-_known_gfp: dict[str, GfpFlags] = {}  # only ever grows; a trace has a few dozen combinations
-
-
 def _gfp(text: str) -> GfpFlags:
-    gfp = _known_gfp.get(text)
+    gfp = known_gfp.get(text)
     if gfp is None:
-        gfp = _known_gfp[text] = _parse_gfp(text)
+        gfp = known_gfp[text] = _parse_gfp(text)
     return gfp
 
 

@@ -1,47 +1,36 @@
 """
 Replaying a plan: each traced CPU's steps on a CPU of their own, in order.
 
-A free whose allocation has not happened yet waits for it. Waiters sleep on one queue, and a CPU that
-allocates looks whether anybody does::
+The model's caches are made before the run, as the traced kernel's were before the recording, and are
+given up after it. They are never merged: what a trace tells apart was not merged there.
 
-    allocating                       freeing
-    store the page                   announce itself (nr_waiting)
-    nr_waiting == 0? go on           take the lock; page there? go on
-    take the lock, wake all          sleep, which gives up the lock
-
-The allocator stores before it looks, the waiter announces itself before it looks: in every order
-one of the two sees the other, so no wake-up is lost and nobody takes the lock without need.
+What the CPUs do, and how they wait for each other, is in :mod:`concmem.traces.replay_cpu`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from time import perf_counter
-from typing import Final
+from typing import TYPE_CHECKING
 
-from concmem.errors import BadArgument, PageCountError
+from concmem.errors import BadArgument, PageCountError, SlabError
 from concmem.machine import Machine
-from concmem.mm.gfp import COMP
-from concmem.mm.page import Page
+from concmem.mm.slab_flags import SLAB_NO_MERGE
 from concmem.mm.statistics import MachineStatistics
 from concmem.runtime.free import wait_interruptibly
-from concmem.traces.plan import AllocStep, FreeStep, Plan, Step
+from concmem.traces.agreement import CacheSizes, KmallocSizes
+from concmem.traces.known_caches import known_cache
+from concmem.traces.plan import Plan
+from concmem.traces.replay_cpu import CpuCounts, ReplayCpu, Slots, free_part
+from concmem.traces.slab_planner import PlannedCache
+from concmem.traces.source import printable
+from concmem.traces.steps import KMALLOC
+from concmem.units import PAGE_SIZE
 
-PROGRESS_EVERY: Final = 256
-"""Steps between two reports of a CPU's progress."""
-
-
-@dataclass
-class CpuCounts:
-    """What one CPU of a replay did."""
-
-    allocs: int = 0
-    frees: int = 0
-    failed: int = 0
-    waits: int = 0
-    migratetypes: Counter[tuple[int, int]] = field(default_factory=Counter)
+if TYPE_CHECKING:
+    from concmem.mm.kmem_cache import KmemCache
 
 
 @dataclass
@@ -50,31 +39,39 @@ class ReplayResult:
 
     cpus: dict[int, int]
     """Traced CPU to model CPU."""
-    allocs: int = 0
-    frees: int = 0
+    page_allocs: int = 0
+    page_frees: int = 0
     """Free steps done; each is one free of the trace, or one that it lost."""
+    object_allocs: int = 0
+    object_frees: int = 0
+    """As `page_frees`, of slab objects."""
     failed: int = 0
     """Allocations that the model could not serve; their frees are skipped."""
     waits: int = 0
     """Frees that had to wait for the allocation on another CPU."""
     seconds: float = 0.0
     migratetype_agreement: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """(traced, model's) migratetype of each allocation."""
+    """(traced, model's) migratetype of each allocation of pages."""
+    kmalloc_sizes: KmallocSizes = field(default_factory=Counter)
+    caches: tuple[CacheSizes, ...] = ()
+    """The caches of the trace, those first that allocate most."""
     at_end: MachineStatistics | None = None
     """Before what is still live is freed."""
     verified: bool = False
 
     def add(self, counts: CpuCounts) -> None:
         """Add what one CPU did."""
-        self.allocs += counts.allocs
-        self.frees += counts.frees
-        self.failed += counts.failed
+        self.page_allocs += counts.page_allocs
+        self.page_frees += counts.page_frees
+        self.failed += counts.failed_pages
         self.waits += counts.waits
         self.migratetype_agreement += counts.migratetypes
+        self.kmalloc_sizes += counts.kmalloc_sizes
 
     @property
     def steps(self) -> int:
-        return self.allocs + self.frees + self.failed
+        done = self.page_allocs + self.page_frees + self.object_allocs + self.object_frees
+        return done + self.failed
 
     @property
     def steps_per_second(self) -> float:
@@ -83,7 +80,7 @@ class ReplayResult:
 
 class Player:
     """
-    One replay of *plan* on *machine*.
+    One replay of *plan* on *machine*, which nobody else uses meanwhile.
 
     Raises:
         BadArgument: the machine has fewer CPUs than the trace.
@@ -96,25 +93,38 @@ class Player:
             )
         self._machine = machine
         self._plan = plan
-        rt = machine.runtime
-        # Each slot is written once, by the CPU that allocates, and read by the one that frees.
-        self._pages: list[Page | None] = [None] * plan.nr_slots
-        self._done = bytearray(plan.nr_slots)  # 1: the slot is final, even if it failed
-        self._nr_waiting = rt.atomic(0, "replay nr_waiting")
-        self._lock = rt.spinlock("replay_lock")
-        self._queue = rt.waitqueue(self._lock, "replay slots")
-        self._stop = rt.cell(False, "replay stop")
-        self.progress = [0] * len(plan.cpus)
-        """Steps done by each CPU, every so often."""
+        self._slots = Slots(machine, plan)
+        self._caches: list[KmemCache] = []
+        self._pages_before: list[int] = []
+        self._cpus = [
+            ReplayCpu(machine, plan, self._slots, self._caches, plan.steps[cpu])
+            for cpu in plan.cpus
+        ]
         self.nr_steps = sum(len(steps) for steps in plan.steps.values())
         self.result = ReplayResult({cpu: i for i, cpu in enumerate(plan.cpus)})
 
+    @property
+    def progress(self) -> list[int]:
+        """Steps done by each CPU, every so often."""
+        return [cpu.progress for cpu in self._cpus]
+
+    def stop(self) -> None:
+        """Break the replay off: every CPU stops soon."""
+        self._slots.stop.value = True
+
     def run(self) -> ReplayResult:
-        """Replay, verify, free what is left, verify again."""
+        """
+        Replay, verify, free what is left, verify again.
+
+        Raises:
+            KeyboardInterrupt: the replay was broken off. `result` says how far it came.
+        """
+        self._machine.run([self._prepare])
         self._play()
         self.result.at_end = self._machine.statistics()
         self._machine.verify()
-        if self._stop.value:
+        self._machine.run([self._check_live])
+        if self._slots.stop.value:
             self.result.verified = True
             raise KeyboardInterrupt
         self._machine.run([self._free_what_is_left])
@@ -123,114 +133,133 @@ class Player:
         self.result.verified = True
         return self.result
 
-    def _play(self) -> None:
-        """Run every CPU's steps. Ctrl-C stops them at their next step, and is raised by `run`."""
-        bodies = [
-            self._body(number, self._plan.steps[cpu]) for number, cpu in enumerate(self._plan.cpus)
+    # -- before
+
+    def _prepare(self) -> None:
+        """Make the caches of the trace. On a CPU."""
+        self._pages_before = self._settle()
+        for planned in self._plan.slab.caches:
+            self._caches.append(self._create(planned))
+        sizes = [
+            CacheSizes(each.name, each.object_size, each.sizes, made.size, each.allocs, each.frees)
+            for each, made in zip(self._plan.slab.caches, self._caches, strict=True)
+            if each.allocs
         ]
+        self.result.caches = tuple(sorted(sizes, key=lambda cache: (-cache.allocs, cache.name)))
+
+    def _create(self, planned: PlannedCache) -> KmemCache:
+        known = known_cache(planned.name)
+        return self._machine.kmem_cache_create(
+            self._free_name(planned),
+            planned.object_size,
+            align=known.align,
+            flags=known.flags | SLAB_NO_MERGE,
+            ctor=_construct if known.ctor else None,
+        )
+
+    def _free_name(self, planned: PlannedCache) -> str:
+        """A name that no cache of the machine has: as a rule that of the trace."""
+        taken = {name for cache in self._machine.slab.caches() for name in names_of(cache)}
+        name = planned.name or f"unnamed-{planned.object_size}-{planned.sizes[0]}"
+        # A cache has no blanks and no slash in its name; nor what is no text.
+        name = "_".join(printable(name).replace("/", "!").split())
+        while name in taken:
+            name = f"trace:{name}"
+        return name
+
+    # -- the run
+
+    def _play(self) -> None:
+        """Run every CPU's steps. Ctrl-C stops them soon, and is raised by `run`."""
         start = perf_counter()
-        futures = [self._machine.submit(cpu, body) for cpu, body in enumerate(bodies)]
+        futures = [self._machine.submit(number, cpu.run) for number, cpu in enumerate(self._cpus)]
         try:
             wait_interruptibly(futures)
         except KeyboardInterrupt:
             self.stop()
             wait_interruptibly(futures)
-        self.result.seconds = perf_counter() - start
+        result = self.result
+        result.seconds = perf_counter() - start
+        for cpu in self._cpus:
+            result.add(cpu.counts)
+        result.object_allocs, result.object_frees, failed = self._slots.count_objects()
+        result.failed += failed
         failures = [error for future in futures if (error := future.exception()) is not None]
         if failures:
             raise BaseExceptionGroup(f"{len(failures)} failure(s) on the CPUs", failures)
-        for future in futures:
-            self.result.add(future.result())
 
-    def stop(self) -> None:
-        """Break the replay off: every CPU stops at its next step."""
-        self._stop.value = True
+    # -- after
 
-    def _body(self, number: int, steps: tuple[Step, ...]) -> Callable[[], CpuCounts]:
-        def body() -> CpuCounts:
-            counts = CpuCounts()
-            try:
-                for index, step in enumerate(steps):
-                    if not index % PROGRESS_EVERY:
-                        self.progress[number] = index
-                        if self._stop.value:
-                            break
-                    if isinstance(step, AllocStep):
-                        self._alloc(step, counts)
-                    else:
-                        self._free(step, counts)
-            except BaseException:
-                # Whoever waits for this CPU's allocations would wait for ever.
-                self._stop.value = True
-                raise
-            finally:
-                self.progress[number] = len(steps)
-                if self._stop.value:
-                    with self._lock:
-                        self._queue.wake_up_all()
-            return counts
+    def _check_live(self) -> None:
+        """
+        No two live objects or blocks of pages share a byte. On a CPU.
 
-        return body
-
-    def _alloc(self, step: AllocStep, counts: CpuCounts) -> None:
-        split = step.slot in self._plan.split_slots
-        page = self._machine.alloc_pages(step.order, step.gfp & ~COMP if split else step.gfp)
-        if page is None:
-            counts.failed += 1
-        else:
-            if split and step.order:
-                self._machine.split_page(page)
-            counts.allocs += 1
-            counts.migratetypes[step.migratetype, page.migratetype] += 1
-        self._pages[step.slot] = page
-        self._done[step.slot] = 1
-        # No lock: see the module's text. Read by an atomic operation, which is a full barrier: the
-        # slot is seen to be done before this looks.
-        if self._nr_waiting.add_return(0):
-            with self._lock:
-                self._queue.wake_up_all()
-
-    def _free(self, step: FreeStep, counts: CpuCounts) -> None:
-        # No lock: a slot that is done stays done.
-        if not self._done[step.slot]:
-            counts.waits += 1
-            self._wait_for(step.slot)
-        page = self._pages[step.slot]
-        if page is None:
-            return
-        self._free_part(step.slot, page, step.offset, step.order)
-        counts.frees += 1
-
-    def _wait_for(self, slot: int) -> None:
-        self._nr_waiting.inc()
-        try:
-            with self._lock:
-                self._queue.wait_for(lambda: self._done[slot] == 1 or self._stop.value)
-        finally:
-            self._nr_waiting.dec()
-
-    def _free_part(self, slot: int, page: Page, offset: int, order: int) -> None:
-        if slot not in self._plan.split_slots:
-            self._machine.free_pages(page, order)
-            return
-        for pfn in range(page.pfn + offset, page.pfn + offset + (1 << order)):
-            self._machine.free_pages(self._machine.pfn_to_page(pfn), 0)
+        Raises:
+            SlabError: two do.
+        """
+        blocks = [
+            (address, address + self._machine.ksize(address), f"object {obj}")
+            for obj, address in enumerate(self._slots.objects)
+            if address > 0
+        ]
+        if not self._slots.stop.value:  # else nobody knows which parts of slots are live
+            for slot, offset, order in self._plan.pages.live_at_end:
+                page = self._slots.pages[slot]
+                if page is not None:
+                    start = self._machine.page_address(page) + offset * PAGE_SIZE
+                    blocks.append((start, start + (PAGE_SIZE << order), f"pages of slot {slot}"))
+        blocks.sort()
+        for (start, end, what), (following, _, other) in pairwise(blocks):
+            if following < end:
+                raise SlabError(
+                    f"live at the end of the replay: {what} at {start:#x} to {end:#x}, and {other} "
+                    f"at {following:#x}"
+                )
 
     def _free_what_is_left(self) -> None:
-        for slot, offset, order in self._plan.live_at_end:
-            page = self._pages[slot]
+        """On a CPU."""
+        machine, slots = self._machine, self._slots
+        for slot, offset, order in self._plan.pages.live_at_end:
+            page = slots.pages[slot]
             if page is not None:
-                self._free_part(slot, page, offset, order)
+                free_part(machine, page, offset, order, slot in self._plan.pages.split_slots)
+        for obj, cache in self._plan.slab.live_at_end:
+            address = slots.objects[obj]
+            if address > 0:
+                free = machine.kfree if cache == KMALLOC else self._caches[cache].free
+                free(address)
+        for made in self._caches:
+            made.destroy()
+
+    def _settle(self) -> list[int]:
+        """Pages of each zone that are free once no cache keeps empty slabs. On a CPU."""
+        for cache in self._machine.slab.caches():
+            cache.shrink()
+        self._machine.rcu.rcu_barrier()  # until then RCU keeps the slabs of some
+        return self._free_pages()
+
+    def _free_pages(self) -> list[int]:
+        return [
+            zone.nr_free_pages_snapshot() + sum(pcp.count for pcp in zone.pageset.all())
+            for zone in self._machine.zones
+        ]
 
     def _check_nothing_left(self) -> None:
-        """Every page came back, unless the replay was broken off or an allocation failed."""
-        if self._stop.value:
-            return
-        for zone in self._machine.zones:
-            cached = sum(pcp.count for pcp in zone.pageset.all())
-            free = zone.nr_free_pages_snapshot()
-            if free + cached != zone.managed_pages:
+        """Every page came back, also those of slabs."""
+        self._machine.run([self._settle])
+        after = self._free_pages()
+        for zone, pages, now in zip(self._machine.zones, self._pages_before, after, strict=True):
+            if now != pages:
                 raise PageCountError(
-                    f"zone {zone.name}: {zone.managed_pages - free - cached} pages still allocated "
-                    "after the replay freed all"
+                    f"zone {zone.name}: {pages - now} pages still allocated after the replay freed "
+                    "all"
                 )
+
+
+def names_of(cache: KmemCache) -> list[str]:
+    """Its own name and those of caches that were merged into it."""
+    return [cache.name, *cache.aliases]
+
+
+def _construct(address: int) -> None:
+    """A constructor: that there is one moves the free pointer, what it writes does not matter."""

@@ -8,20 +8,33 @@ from concmem.workloads import (
     local,
     pressure,
     producer_consumer,
+    slab_bulk,
+    slab_churn,
+    slab_numa,
+    slab_producer_consumer,
+    slab_storm,
+    vmalloc_churn,
 )
 from concmem.workloads.base import WORKLOADS, Workload, make_workload, option, register, summary
+from concmem.workloads.object_owner import ObjectOwner, ObjectOwnershipError, OwnedObject
+from concmem.workloads.progress import Progress
 from concmem.workloads.result import CpuResult, ErrorReport, StressResult
 from concmem.workloads.scenario import Phase, Scenario, find_scenarios, load_scenario
+from concmem.workloads.slab_activity import SlabActivity
 from concmem.workloads.stress import SoftLockup, StressProgress, run_stress
-from concmem.workloads.worker import Progress, Worker
+from concmem.workloads.worker import Worker
 
 __all__ = [
     "WORKLOADS",
     "CpuResult",
     "ErrorReport",
+    "ObjectOwner",
+    "ObjectOwnershipError",
+    "OwnedObject",
     "Phase",
     "Progress",
     "Scenario",
+    "SlabActivity",
     "SoftLockup",
     "StressProgress",
     "StressResult",
@@ -40,5 +53,11 @@ __all__ = [
     "producer_consumer",
     "register",
     "run_stress",
+    "slab_bulk",
+    "slab_churn",
+    "slab_numa",
+    "slab_producer_consumer",
+    "slab_storm",
     "summary",
+    "vmalloc_churn",
 ]

@@ -32,9 +32,10 @@ class Workload(ABC):
     One mix of operations.
 
     The order of calls: `start` on the directing thread, `body` on all CPUs at once, and when all
-    bodies have ended `end` on the directing thread. A body ends when ``worker.running()`` says so,
-    calls into the machine now and then, sleeps only in primitives of ``machine.runtime``, and owns
-    no page when it ends but those in ``worker.held`` and those that `leftovers` will name.
+    bodies have ended `end` on the directing thread, and `cleanup` on a CPU when everything was given
+    back. A body ends when ``worker.running()`` says so, calls into the machine now and then, sleeps
+    only in primitives of ``machine.runtime``, and owns nothing when it ends but what is in
+    ``worker.held`` and ``worker.objects.held``, and what `leftovers` will name.
     """
 
     name: ClassVar[str]
@@ -59,7 +60,10 @@ class Workload(ABC):
         """Undo what `start` registered, also after an error."""
 
     def leftovers(self, worker: Worker) -> None:  # noqa: B027 - not all have it
-        """Put what shared containers still hold into ``worker.held``. On each CPU, after `end`."""
+        """Have *worker* hold what is still in shared containers. On each CPU, after `end`."""
+
+    def cleanup(self, machine: Machine) -> None:  # noqa: B027 - not all have it
+        """Destroy the caches that `start` made. On a CPU, when all objects were given back."""
 
 
 WORKLOADS: dict[str, type[Workload]] = {}

@@ -15,9 +15,11 @@ from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from concmem.errors import PageCountError
+from concmem.errors import CacheBusy, PageCountError
+from concmem.workloads.progress import Progress
 from concmem.workloads.result import MemoryResult, PhaseResult, flatten
-from concmem.workloads.worker import Progress, Worker
+from concmem.workloads.slab_activity import SlabActivityLog
+from concmem.workloads.worker import Worker
 
 if TYPE_CHECKING:
     from concmem.machine import Machine
@@ -45,7 +47,8 @@ class Director(threading.Thread):
         """What is going on: the name of a workload, or ``verify``."""
         self.stopping = False
         self._next_verify: float | None = None  # a time of perf_counter()
-        self._allocated_before = memory_in_use(machine).allocated
+        self.slabs = SlabActivityLog(machine)
+        self._allocated_before = 0
 
     def operations(self) -> int:
         """Operations so far, kernel threads included."""
@@ -64,12 +67,15 @@ class Director(threading.Thread):
         if self.scenario.verify_every:
             self._next_verify = perf_counter() + self.scenario.verify_every
         try:
+            self._settle()
+            self._allocated_before = memory_in_use(self.machine).allocated
             for phase in self.scenario.phases:
                 if self.stopping:
                     break
                 self._run_phase(phase)
             self._verify()
             if not self.errors:
+                self._settle()
                 self._check_all_freed()
         except BaseException as error:
             self._failed(error)
@@ -84,6 +90,7 @@ class Director(threading.Thread):
         self.current = phase.name
         began, operations = perf_counter(), self.operations()
         workload = phase.workload()
+        self.slabs.phase_begins()
         workload.start(self.machine, self.workers)
         try:
             self._release_cpus(phase)
@@ -95,6 +102,8 @@ class Director(threading.Thread):
         finally:
             workload.end(self.machine)
             self._on_all_cpus(workload)
+            self.slabs.phase_ends()
+            self._clean_up(workload)
         self.phases.append(
             PhaseResult(
                 phase.name,
@@ -167,19 +176,43 @@ class Director(threading.Thread):
         self.verifications += 1
         self._collect_interrupt_failures()
 
+    def _clean_up(self, workload: Workload) -> None:
+        """Have *workload* destroy its caches."""
+        try:
+            self.machine.submit(0, workload.cleanup, self.machine).result()
+        except CacheBusy as error:
+            if not self.errors:  # else objects may well be lost
+                self._failed(error)
+
+    def _settle(self) -> None:
+        """Wait for all that is freed later, and have caches keep no empty slab."""
+        machine = self.machine
+
+        def settle() -> None:
+            machine.workqueue.drain()
+            for cache in machine.slab.caches():
+                cache.shrink()
+            machine.rcu.rcu_barrier()
+
+        machine.submit(0, settle).result()
+
     def _check_all_freed(self) -> None:
         """Every page that the run allocated must be back."""
         memory = memory_in_use(self.machine)
         lost = memory.allocated - self._allocated_before
-        if lost:
-            pages = [page for page in self.machine.mem_map.pages.values() if page.order >= 0]
-            self._failed(
-                PageCountError(
-                    f"{lost} page(s) are still allocated after everything was freed: free "
-                    f"{memory.free} + cached {memory.cached} of {memory.managed} managed; "
-                    f"the first of them are {pages[:3]}"
-                )
+        if not lost:
+            return
+        pages = [page for page in self.machine.mem_map.pages.values() if page.order >= 0]
+        caches = [cache.statistics() for cache in self.machine.slab.caches()]
+        objects = ", ".join(f"{s.name} {s.active_objects}" for s in caches if s.active_objects)
+        self._failed(
+            PageCountError(
+                f"{lost} page(s) are still allocated after everything was freed: free "
+                f"{memory.free} + cached {memory.cached} of {memory.managed} managed; "
+                f"the first of them are {pages[:3]}"
+                + (f"; objects in use: {objects}" if objects else "")
             )
+        )
 
     # -- the CPUs' threads
 

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from concmem.runtime.lockstat import LockClassStatistics
 from concmem.workloads.host import HostUse
+from concmem.workloads.slab_activity import SlabActivity
 
 _PACKAGE: Final = Path(__file__).parent.parent
 
@@ -34,7 +35,7 @@ class CpuResult:
 
     cpu: int
     operations: int
-    """Calls of the allocator."""
+    """Calls of an allocator."""
     seconds: float
     """Host seconds that it was in workload bodies."""
     allocated: int
@@ -42,10 +43,18 @@ class CpuResult:
     failed: int
     """Allocations that gave ``None``."""
     cross_cpu_frees: int
-    """Frees of what another CPU had allocated."""
+    """Frees of pages that another CPU had allocated."""
     interrupts: int
     """Interrupts taken."""
     host: HostUse
+    objects_allocated: int = 0
+    """Objects that caches, ``kmalloc`` and ``vmalloc`` gave; `allocated` and `freed` are of pages."""
+    objects_freed: int = 0
+    cross_cpu_object_frees: int = 0
+    """Frees of objects that another CPU had allocated."""
+    areas_allocated: int = 0
+    """Of the objects, those in the vmalloc range."""
+    areas_freed: int = 0
 
     @property
     def rate(self) -> float:
@@ -75,6 +84,21 @@ class MemoryResult(NamedTuple):
     allocated: int = 0
 
 
+class VmallocResult(NamedTuple):
+    """The vmalloc range. All zero when nobody could look."""
+
+    areas_allocated: int = 0
+    areas_freed: int = 0
+    nr_vmalloc_pages: int = 0
+    """Pages of areas, at the end."""
+    nr_lazy_pages: int = 0
+    """Pages of addresses that wait for a flush, at the end."""
+    purges: int = 0
+    """Times that freed addresses were purged, in this run."""
+    flushes: int = 0
+    """TLB flushes, in this run."""
+
+
 @dataclass
 class StressResult:
     """All of a run, also of one that was interrupted or found something."""
@@ -100,6 +124,9 @@ class StressResult:
     """``/proc/buddyinfo`` at the end."""
     memory: MemoryResult = field(default_factory=MemoryResult)
     """At the end."""
+    slabs: tuple[SlabActivity, ...] = ()
+    """What slab caches did in this run, the most active first."""
+    vmalloc: VmallocResult = field(default_factory=VmallocResult)
 
     @property
     def clean(self) -> bool:
@@ -113,7 +140,7 @@ class StressResult:
 
     @property
     def operations(self) -> int:
-        """Calls of the allocator by all CPUs."""
+        """Calls of an allocator by all CPUs."""
         return sum(cpu.operations for cpu in self.cpus)
 
     @property
@@ -123,6 +150,18 @@ class StressResult:
     @property
     def failed(self) -> int:
         return sum(cpu.failed for cpu in self.cpus)
+
+    @property
+    def objects_allocated(self) -> int:
+        return sum(cpu.objects_allocated for cpu in self.cpus)
+
+    @property
+    def objects_freed(self) -> int:
+        return sum(cpu.objects_freed for cpu in self.cpus)
+
+    @property
+    def cross_cpu_object_frees(self) -> int:
+        return sum(cpu.cross_cpu_object_frees for cpu in self.cpus)
 
     @property
     def rate(self) -> float:
@@ -137,12 +176,17 @@ class StressResult:
             row["host"] = cpu.host._asdict()
         plain["memory"] = self.memory._asdict()
         plain["locks"] = [_lock_to_json(lock) for lock in self.locks]
+        plain["slabs"] = [slab.to_json() for slab in self.slabs]
+        plain["vmalloc"] = self.vmalloc._asdict()
         return {
             "verdict": self.verdict,
             "operations": self.operations,
             "rate": self.rate,
             "failed": self.failed,
             "cross_cpu_frees": self.cross_cpu_frees,
+            "objects_allocated": self.objects_allocated,
+            "objects_freed": self.objects_freed,
+            "cross_cpu_object_frees": self.cross_cpu_object_frees,
             **plain,
         }
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from concmem.errors import ConcmemError
 from concmem.workloads.director import Director, describe, memory_in_use
 from concmem.workloads.host import HostUse, sample
-from concmem.workloads.result import CpuResult, StressResult, report_error
+from concmem.workloads.result import CpuResult, StressResult, VmallocResult, report_error
 
 if TYPE_CHECKING:
     from concmem.machine import Machine
@@ -208,9 +208,23 @@ class _Run:
             locks=machine.lock_statistics(),
             buddyinfo="" if self._hung else machine.procfs.read("buddyinfo"),
         )
-        if not self._hung:  # it stops all CPUs
+        if not self._hung:  # these stop all CPUs, or take locks
             result.memory = memory_in_use(machine)
+            result.slabs = director.slabs.result()
+            result.vmalloc = self._vmalloc_result(result.cpus)
         return result
+
+    def _vmalloc_result(self, cpus: list[CpuResult]) -> VmallocResult:
+        before, now = self._before.vmalloc, self.machine.vm_areas.statistics()
+        assert before is not None
+        return VmallocResult(
+            areas_allocated=sum(cpu.areas_allocated for cpu in cpus),
+            areas_freed=sum(cpu.areas_freed for cpu in cpus),
+            nr_vmalloc_pages=now.nr_vmalloc_pages,
+            nr_lazy_pages=now.nr_lazy_pages,
+            purges=now.nr_purges - before.nr_purges,
+            flushes=now.nr_flushes - before.nr_flushes,
+        )
 
     def _cpu_results(self) -> list[CpuResult]:
         host = sample(self.machine)
@@ -227,6 +241,11 @@ class _Run:
                 cross_cpu_frees=progress.cross_cpu,
                 interrupts=interrupts[worker.cpu] - before[worker.cpu],
                 host=host[worker.cpu].since(self._host_before.get(worker.cpu, HostUse())),
+                objects_allocated=progress.objects_allocated,
+                objects_freed=progress.objects_freed,
+                cross_cpu_object_frees=progress.objects_cross_cpu,
+                areas_allocated=progress.areas_allocated,
+                areas_freed=progress.areas_freed,
             )
             for worker in self._director.cpus
             for progress in [worker.progress]

@@ -16,18 +16,17 @@ from typing import TYPE_CHECKING, Final
 
 from concmem.errors import PageOwnershipError
 from concmem.units import PAGE_OFFSET, PAGE_SHIFT
+from concmem.workloads.object_owner import CPU_BITS, MAX_RELEASE_ERRORS, ObjectOwner
 
 if TYPE_CHECKING:
     import random
 
     from concmem.machine import Machine
     from concmem.mm.page import Page
+    from concmem.workloads.progress import Progress
 
 Owned = tuple["Page", int, int]
 """A page that somebody owns: its struct, its order, and the tag stamped into it."""
-
-CPU_BITS: Final = 10
-"""Low bits of a tag: the number of the CPU that allocated; kernel threads have numbers too."""
 
 _CPU_MASK: Final = (1 << CPU_BITS) - 1
 
@@ -36,29 +35,6 @@ TAG_BYTES: Final = 8
 
 MAX_STAMPS: Final = 16
 """Pages of one block that are stamped, besides its first; which ones differs from tag to tag."""
-
-MAX_RELEASE_ERRORS: Final = 10
-"""Errors kept of one CPU that gives back what it holds; after a broken rule they are many."""
-
-
-class Progress:
-    """What one CPU has done so far. Numbers only ever grow."""
-
-    __slots__ = ("allocated", "cross_cpu", "failed", "freed", "operations", "seconds")
-
-    def __init__(self) -> None:
-        self.operations = 0
-        """Calls of the allocator: allocations, failed ones included, frees and drains."""
-        self.allocated = 0
-        """Allocations that gave pages."""
-        self.failed = 0
-        """Allocations that gave ``None``."""
-        self.freed = 0
-        """Frees."""
-        self.cross_cpu = 0
-        """Frees of pages that another CPU had allocated."""
-        self.seconds = 0.0
-        """Host seconds spent in workload bodies."""
 
 
 def stamped_pages(pfn: int, order: int, tag: int) -> range:
@@ -82,6 +58,8 @@ class Worker:
         self.progress = progress
         self.held: list[Owned] = []
         """Pages to give back when the body ends, however it ends. This CPU's body only."""
+        self.objects = ObjectOwner(machine, cpu, progress)
+        """What it has from caches, ``kmalloc`` and ``vmalloc``."""
         self.limit = 0
         """Operations, of the whole run so far, after which the body shall end."""
         self.stopped = True
@@ -156,8 +134,8 @@ class Worker:
         self.free(held.pop())
 
     def release(self) -> list[Exception]:
-        """Free all pages held, also after an error; what went wrong, the first few."""
-        errors: list[Exception] = []
+        """Free all that is held, also after an error; what went wrong, the first few."""
+        errors = self.objects.release()
         while self.held:
             try:
                 self.free(self.held.pop())

@@ -30,15 +30,32 @@ def test_the_real_trace_ends_clean(tmp_path: Path, capsys: pytest.CaptureFixture
     events = [line for line in lines if not line.startswith("#")]
     assert data["events"] == len(events)
     assert data["replayed"] + sum(data["skipped"].values()) == data["events"]
-    page_events = sum(": mm_page_alloc: " in line or ": mm_page_free: " in line for line in events)
+    names = (
+        "mm_page_alloc",
+        "mm_page_free",
+        "kmalloc",
+        "kfree",
+        "kmem_cache_alloc",
+        "kmem_cache_free",
+    )
+    requests = sum(any(f": {name}: " in line for name in names) for line in events)
     not_replayed = [
         data["skipped"][reason]
         for reason in (
             "freed, allocated before the trace",
             "freed again, its allocation is not in the trace",
+            "free of NULL",
         )
     ]
-    assert data["replayed"] == page_events - sum(not_replayed)
+    assert data["replayed"] == requests - sum(not_replayed)
+    assert data["kmalloc_agreement"] == [2246, 2246]
+    assert data["cache_agreement"] == [35, 35]
+    assert sum(each["times"] for each in data["kmalloc_sizes"]) == 2246
+    assert sum(each["allocs"] for each in data["caches"]) == data["object_allocs"] - 2246
+    assert data["events_per_second"] > 0
+    assert "skipped: free of NULL" in text
+    assert "names_cache" in text
+    assert "that differ" not in text
     assert data["verified"] is True
     assert data["failed_allocations"] == 0
     assert data["malformed"] == 0
@@ -52,6 +69,54 @@ def test_json_to_stdout_is_nothing_but_json(
     trace.write_text(ALLOC + FREE)
     assert main(["replay-trace", str(trace), "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["cross_cpu_frees"] == 1
+
+
+KMALLOC = (
+    " task-1 [000] ..... 1.000003: kmalloc: call_site=f ptr=00000000a0 bytes_req=100 "
+    "bytes_alloc=112 gfp_flags=GFP_KERNEL node=-1 accounted=false\n"
+)
+CACHE = (
+    " task-1 [000] ..... 1.000004: kmem_cache_alloc: call_site=f ptr=00000000b0 name=x-1 "
+    "bytes_req=40 bytes_alloc=64 gfp_flags=GFP_KERNEL node=-1 accounted=false\n"
+)
+KFREE = " task-1 [001] ..... 1.000005: kfree: call_site=f ptr=00000000a0\n"
+
+
+@pytest.mark.parametrize(
+    "content", [KMALLOC + CACHE + KFREE, ALLOC + KMALLOC + CACHE + FREE + KFREE]
+)
+def test_sizes_that_differ_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    """Both numbers stand in the table and in the JSON; a trace without page events is one too."""
+    trace = tmp_path / "t.trace"
+    trace.write_text(content)
+    out = tmp_path / "out.json"
+    assert main(["replay-trace", str(trace), "--json", str(out)]) == 0
+    data = json.loads(out.read_text())
+    assert (data["kmalloc_agreement"], data["cache_agreement"]) == ([0, 1], [0, 1])
+    assert data["caches"] == [
+        {"name": "x-1", "object_size": 40, "traced": [64], "model": 40, "allocs": 1, "frees": 0}
+    ]
+    assert data["kmalloc_sizes"] == [{"size": 100, "traced": 112, "model": 128, "times": 1}]
+    assert data["cross_cpu_frees"] == len(content.splitlines()) // 2
+    assert data["verified"] is True
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["kmalloc", "of", "100", "112", "128", "1"] in lines
+    assert ["x-1", "64", "40", "1"] in lines
+
+
+def test_a_broken_rule_names_the_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status 1, and the line of the trace at which it happened."""
+    import concmem.mm.kmalloc as kmalloc
+
+    monkeypatch.setattr(kmalloc.Kmalloc, "ksize", lambda self, address: 1 // 0)
+    trace = tmp_path / "t.trace"
+    trace.write_text(ALLOC + KMALLOC + FREE + KFREE)
+    assert main(["replay-trace", str(trace)]) == 1
+    assert "(line 2 of the trace)" in capsys.readouterr().err
 
 
 def test_malformed_lines_are_counted_and_shown(
@@ -136,10 +201,10 @@ def test_bench_prints_every_ratio(
     """The table and the JSON have each measure; no value is judged here."""
     import concmem.workloads.bench as bench
 
-    for name in ("ROUNDS", "BOOTS"):
-        monkeypatch.setattr(bench, name, 1)
-    for name in ("PAIRS", "CHURN_PAIRS"):
-        monkeypatch.setattr(bench, name, 80)
+    for name in ("rounds", "boots"):
+        monkeypatch.setattr(bench.EFFORT, name, 1)
+    for name in ("pairs", "churn_pairs"):
+        monkeypatch.setattr(bench.EFFORT, name, 80)
     out = tmp_path / "out.json"
     assert main(["bench", "--json", str(out)]) == 0
     measures = json.loads(out.read_text())["measures"]

@@ -51,8 +51,30 @@ def test_json_has_the_result(tmp_path: Path, capsys: Capture) -> None:
     assert data["concmem"] == concmem.__version__
     assert data["command"].startswith("concmem stress smoke ")
     assert len(data["cpus"]) == 2
-    assert len(data["phases"]) == 7
+    assert len(data["phases"]) == 13
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_slabs_and_vmalloc_are_shown(tmp_path: Path, capsys: Capture) -> None:
+    """Objects by CPU, the busiest caches, a line on vmalloc; nothing of that where there was none."""
+    path = tmp_path / "result.json"
+    assert main(["stress", "smoke", *FAST, "--json", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "most active caches" in out
+    assert "remote frees" in out
+    assert "\nvmalloc: " in out
+    data = json.loads(path.read_text())
+    assert data["objects_allocated"] == sum(cpu["objects_allocated"] for cpu in data["cpus"])
+    assert data["objects_freed"] == data["objects_allocated"] > 0
+    assert data["vmalloc"]["areas_allocated"] == data["vmalloc"]["areas_freed"] > 0
+    assert data["cross_cpu_object_frees"] <= data["objects_freed"]
+    operations = [slab["operations"] for slab in data["slabs"]]
+    assert operations == sorted(operations, reverse=True)
+    assert {"alloc_hit_rate", "free_hit_rate", "free_slowpath"} <= set(data["slabs"][0])
+    assert main(["stress", "churn", *FAST]) == 0
+    out = capsys.readouterr().out
+    assert "most active caches" not in out
+    assert "vmalloc: " not in out
 
 
 def test_json_on_standard_output_is_alone_there(capsys: Capture) -> None:

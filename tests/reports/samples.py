@@ -13,6 +13,9 @@ from concmem.mm.statistics import (
     MachineStatistics,
     NodeStatistics,
     PagesetStatistics,
+    SlabCpuStatistics,
+    SlabNodeStatistics,
+    SlabStatistics,
     ZoneStatistics,
 )
 from concmem.runtime.lockstat import LockClassStatistics, LockTimes
@@ -73,6 +76,50 @@ def make_lock(name: str, **fields: Any) -> LockClassStatistics:
     return LockClassStatistics(
         name=name, **{k: v for k, v in (defaults | fields).items() if k != "name"}
     )
+
+
+def make_slab_node(**fields: Any) -> SlabNodeStatistics:
+    """A cache on node 0 that has nothing there."""
+    return SlabNodeStatistics(**(dict.fromkeys(SlabNodeStatistics._fields, 0) | fields))
+
+
+def make_slab_cpu(cpu: int, **fields: Any) -> SlabCpuStatistics:
+    """A cache on a CPU that has no slab of it."""
+    defaults = dict.fromkeys(SlabCpuStatistics._fields, 0) | {"slab_node": -1, "partial_node": -1}
+    return SlabCpuStatistics(**(defaults | {"cpu": cpu} | fields))
+
+
+def make_slab(name: str, size: int = 64, order: int = 0, **fields: Any) -> SlabStatistics:
+    """A cache of node 0 without slabs, which others may be merged into."""
+    defaults: dict[str, Any] = dict.fromkeys(SlabStatistics._fields, 0)
+    defaults |= {
+        "aliases": (),
+        "object_size": size,
+        "inuse": size,
+        "align": 8,
+        "size": size,
+        "ctor": None,
+        "order": order,
+        "objs_per_slab": (4096 << order) // size,
+        "min_objs": (4096 << order) // size,
+        "min_order": order,
+        "refcount": 1,
+        "nodes": (make_slab_node(),),
+        "cpus": (),
+        "events": {},
+    }
+    return SlabStatistics(**(defaults | {"name": name} | fields))
+
+
+def make_slab_machine(*zones: ZoneStatistics) -> MachineStatistics:
+    """Nodes 0 and 1 with 1024 and 64 reclaimable pages of slabs and 30 and 18 others."""
+    stats = make_machine(*zones)
+    pages = ((1024, 30), (64, 18))
+    nodes = tuple(
+        node._replace(nr_slab_reclaimable=reclaimable, nr_slab_unreclaimable=unreclaimable)
+        for node, (reclaimable, unreclaimable) in zip(stats.nodes, pages, strict=True)
+    )
+    return stats._replace(nodes=nodes)
 
 
 def random_zone(rng: Random, name: str, node: int, populated: bool) -> ZoneStatistics:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from concmem.mm.statistics import MachineStatistics
 from concmem.reports import meminfo, vmstat
 
-from .samples import machines, make_machine, make_zone
+from .samples import machines, make_machine, make_slab_machine, make_zone
 
 STATS = make_machine(
     make_zone(
@@ -84,6 +84,29 @@ def test_available_memory_is_not_negative() -> None:
     """A machine below its reserves has 0 kB available."""
     zone = make_zone(managed=1024, nr_free_pages=3, watermark_high=100)
     assert parse(meminfo.render(make_machine(zone)))["MemAvailable"] == 0
+
+
+def test_slabs_are_counted_in_kb() -> None:
+    """All slabs, those that can be reclaimed, and the others, over all nodes."""
+    stats = make_slab_machine(make_zone(), make_zone(node=1))
+    text = meminfo.render(stats)
+    for line in (
+        "KReclaimable:       4352 kB",
+        "Slab:               4544 kB",
+        "SReclaimable:       4352 kB",
+        "SUnreclaim:          192 kB",
+    ):
+        assert line in text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("low", "boost", "counted"), [(500, 44, 544), (100, 50, 938), (0, 0, 1088)]
+)
+def test_available_memory_has_a_part_of_the_slabs(low: int, boost: int, counted: int) -> None:
+    """All reclaimable pages but half of them, or but the low watermarks if these are less."""
+    zone = make_zone(nr_free_pages=5000, watermark_low=low, watermark_boost=boost)
+    stats = make_slab_machine(zone, make_zone(node=1))
+    assert meminfo.available_pages(stats) == 5000 + counted
 
 
 def test_direct_map_uses_the_largest_pages() -> None:

@@ -6,7 +6,7 @@ from concmem.mm.statistics import MachineStatistics
 from concmem.mm.vmstat import EVENT_NAMES
 from concmem.reports import vmstat, zoneinfo
 
-from .samples import machines, make_machine, make_pageset, make_zone
+from .samples import machines, make_machine, make_pageset, make_slab_machine, make_zone
 from .test_zoneinfo import parse as parse_zoneinfo
 
 
@@ -23,6 +23,13 @@ def test_first_and_last_line() -> None:
     text = vmstat.render(stats)
     assert text.startswith("nr_free_pages 42\nnr_zone_inactive_anon 0\n")
     assert text.endswith("\nnr_unstable 0\n")
+
+
+def test_slab_pages_of_all_nodes() -> None:
+    """In pages."""
+    values = dict(parse(vmstat.render(make_slab_machine(make_zone(), make_zone(node=1)))))
+    assert values["nr_slab_reclaimable"] == 1024 + 64
+    assert values["nr_slab_unreclaimable"] == 30 + 18
 
 
 def test_page_events_come_from_the_page_sets() -> None:

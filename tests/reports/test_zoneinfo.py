@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from concmem.mm.statistics import MachineStatistics
 from concmem.reports import zoneinfo
 
-from .samples import machines, make_machine, make_pageset, make_zone
+from .samples import machines, make_machine, make_pageset, make_slab_machine, make_zone
 
 LIVE_ZONE = make_zone(
     "Normal",
@@ -89,6 +89,18 @@ def test_first_populated_zone_has_node_counters() -> None:
         True,
     ]
     assert "      nr_mapped    0\n" in blocks[1]
+
+
+def test_slab_pages_of_each_node() -> None:
+    """Each node has its own among its counters."""
+    text = zoneinfo.render(make_slab_machine(make_zone(), make_zone(node=1)))
+    found = re.findall(r"^      (nr_slab_\w+) (\d+)$", text, re.MULTILINE)
+    assert found == [
+        ("nr_slab_reclaimable", "1024"),
+        ("nr_slab_unreclaimable", "30"),
+        ("nr_slab_reclaimable", "64"),
+        ("nr_slab_unreclaimable", "18"),
+    ]
 
 
 def test_unpopulated_zone_stops_after_protection() -> None:

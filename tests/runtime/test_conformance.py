@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -13,7 +15,7 @@ from concmem.runtime import api
 from concmem.runtime.free import FreeRuntime
 from concmem.runtime.jitter import JitterRuntime
 from concmem.runtime.locks import FreeMutex, FreeRwSem, FreeWaitQueue
-from concmem.runtime.variables import FreeAtomic, FreeRefcount
+from concmem.runtime.variables import FreeAtomic, FreePair, FreeRefcount, FreeThisCpuPair
 from concmem.testing.conformance import CHECKS, run_runtime_conformance_test
 
 pytestmark = pytest.mark.timeout(60)
@@ -183,6 +185,126 @@ class _EverybodyIsLast(FreeRuntime):
         return Count(name)
 
 
+class _HalfAPair(FreePair):
+    __slots__ = ()
+
+    def try_cmpxchg(
+        self, old_first: int, old_second: int, new_first: int, new_second: int, /
+    ) -> bool:
+        return super().try_cmpxchg(old_first, self.second, new_first, new_second)
+
+
+class _ComparesHalf(FreeRuntime):
+    def pair(self, first: int, second: int, name: str) -> api.Pair:
+        return _HalfAPair(first, second, name)
+
+
+class _SplitPair(FreePair):
+    __slots__ = ()
+
+    def try_cmpxchg(
+        self, old_first: int, old_second: int, new_first: int, new_second: int, /
+    ) -> bool:
+        if self.first != old_first or self.second != old_second:
+            return False
+        time.sleep(0.0005)
+        self.set(new_first, new_second)
+        return True
+
+
+class _ComparesThenStores(FreeRuntime):
+    def pair(self, first: int, second: int, name: str) -> api.Pair:
+        return _SplitPair(first, second, name)
+
+
+class _InterruptiblePair(FreeThisCpuPair):
+    __slots__ = ("relax",)
+
+    relax: Callable[[], None]
+
+    def try_cmpxchg(
+        self, old_first: int, old_second: int, new_first: int, new_second: int, /
+    ) -> bool:
+        if self.first != old_first or self.second != old_second:
+            return False
+        self.relax()
+        self.set(new_first, new_second)
+        return True
+
+
+class _InterruptedInBetween(FreeRuntime):
+    def this_cpu_pair(self, first: int, second: int, name: str) -> api.Pair:
+        pair = _InterruptiblePair(first, second, name)
+        pair.relax = self.cpu_relax
+        return pair
+
+
+class _ForgetfulPair(FreeThisCpuPair):
+    """Believes that the first word says it all, unless it can tell at once."""
+
+    __slots__ = ()
+
+    def try_cmpxchg(
+        self, old_first: int, old_second: int, new_first: int, new_second: int, /
+    ) -> bool:
+        if old_second + 2 == self.second:
+            old_second = self.second
+        return super().try_cmpxchg(old_first, old_second, new_first, new_second)
+
+
+class _AwayAndBack(FreeRuntime):
+    def this_cpu_pair(self, first: int, second: int, name: str) -> api.Pair:
+        return _ForgetfulPair(first, second, name)
+
+
+class _WordsOfACopy(FreeRuntime):
+    def watch_words(self, words: memoryview, name: str) -> api.Words:
+        return list(words)  # type: ignore[return-value]
+
+
+class _FreesNothing(FreeRuntime):
+    def free_percpu(self, variable: api.PerCpu[Any], poison: object) -> None:
+        pass
+
+
+class _ForgetsLaterThreads(FreeRuntime):
+    def free_percpu(self, variable: api.PerCpu[Any], poison: object) -> None:
+        for area in self.areas:
+            area[variable.offset] = poison
+
+
+class _FreesTheNextOne(FreeRuntime):
+    def free_percpu(self, variable: api.PerCpu[Any], poison: object) -> None:
+        super().free_percpu(variable, poison)
+        for area in self.areas:
+            area[variable.offset + 1] = []
+
+
+class _CallsHere(FreeRuntime):
+    def call_on_any(self, number: int, fn: Callable[[], Any]) -> Any:
+        return fn()
+
+
+class _CallsCpusOnly(FreeRuntime):
+    def call_on_any(self, number: int, fn: Callable[[], Any]) -> Any:
+        return self.call_on(number % self.nr_cpus, fn)
+
+
+class _ForgetsReports(FreeRuntime):
+    def report_failure(self, error: Exception) -> None:
+        pass
+
+
+class _OneStream(FreeRuntime):
+    def rng(self, stream: object) -> random.Random:
+        return super().rng("the only one")
+
+
+class _Unseeded(FreeRuntime):
+    def rng(self, stream: object) -> random.Random:
+        return random.Random()
+
+
 class _SharedPerCpu(FreeRuntime):
     def percpu(self, factory: Callable[[], Any], name: str) -> api.PerCpu[Any]:
         one = factory()
@@ -231,6 +353,19 @@ class _NeverEnds(FreeRuntime):
         (_GhostWaiters, "timeouts"),
         (_LossyAtomics, "atomics"),
         (_EverybodyIsLast, "refcounts"),
+        (_ComparesHalf, "pairs"),
+        (_ComparesThenStores, "pairs"),
+        (_InterruptedInBetween, "this_cpu_pairs"),
+        (_AwayAndBack, "this_cpu_pairs"),
+        (_WordsOfACopy, "words"),
+        (_FreesNothing, "free_percpu"),
+        (_ForgetsLaterThreads, "free_percpu"),
+        (_FreesTheNextOne, "free_percpu"),
+        (_CallsHere, "call_on_any"),
+        (_CallsCpusOnly, "call_on_any"),
+        (_ForgetsReports, "report_failure"),
+        (_OneStream, "rng"),
+        (_Unseeded, "rng"),
         (_SharedPerCpu, "percpu"),
         (_HandlersElsewhere, "interrupt_target"),
         (_AlwaysOn, "interrupts_disabled"),
@@ -246,6 +381,19 @@ def test_broken_runtimes_are_found(
     monkeypatch.setattr("concmem.testing.conformance.CHECKS", only)
     with pytest.raises(AssertionError, match=rf"^{check}: "):
         run_runtime_conformance_test(runtime)
+
+
+def test_the_seed_decides_the_random_numbers() -> None:
+    """Two runtimes with one seed draw the same numbers, and another seed gives others."""
+
+    def draw(seed: int) -> list[int]:
+        rt = FreeRuntime(1, seed=seed)
+        try:
+            return [rt.rng("stream").getrandbits(32) for _ in range(5)]
+        finally:
+            rt.shutdown()
+
+    assert draw(1) == draw(1) != draw(2)
 
 
 def test_threads_left_are_found() -> None:

@@ -15,8 +15,9 @@ import psutil
 import pytest
 
 from concmem.errors import CpuStopped, InterruptFailed, MachineClosed, SleepInAtomic
-from concmem.runtime.cpu import Call, Cpu, Sleeper
+from concmem.runtime.cpu import Cpu
 from concmem.runtime.free import FreeRuntime
+from concmem.runtime.sleeper import Call, Sleeper
 
 from .helpers import Make, error_of, eventually
 

@@ -396,3 +396,28 @@ def test_every_error_is_a_concmem_error() -> None:
     assert issubclass(BadArgumentType, ConcmemError)
     assert issubclass(BadArgumentType, ValueError)
     assert issubclass(BadArgumentType, TypeError)
+
+
+def test_a_thread_that_waits_is_told_of_the_end() -> None:
+    """What it waits for never comes once the machine is shut down."""
+    rt = FreeRuntime(1)
+    lock = rt.spinlock("lock")
+    queue = rt.waitqueue(lock, "queue")
+    waiting = threading.Event()
+    told: list[BaseException] = []
+
+    def outsider() -> None:
+        try:
+            with lock:
+                waiting.set()
+                queue.wait()
+        except MachineClosed as error:
+            told.append(error)
+
+    thread = threading.Thread(target=outsider)
+    thread.start()
+    waiting.wait(10)
+    rt.shutdown()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert len(told) == 1

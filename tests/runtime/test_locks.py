@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from concmem.errors import LockMisuse, MachineClosed
-from concmem.runtime.cpu import Sleeper
 from concmem.runtime.free import FreeRuntime
 from concmem.runtime.jitter import JitterRuntime
 from concmem.runtime.locks import FreeMutex, FreeRwSem, FreeWaitQueue
+from concmem.runtime.sleeper import Sleeper
 
 from .helpers import Make, error_of, eventually
 

@@ -7,16 +7,17 @@ from collections import Counter
 import pytest
 
 from concmem.mm.gfp import GFP_ATOMIC, GFP_KERNEL, ZERO
-from concmem.traces.ftrace import KMEM_EVENTS, RawEvent
-from concmem.traces.kmem import (
+from concmem.traces.events import (
     Informational,
     KmemEvent,
     PageAlloc,
     PageFree,
     SlabAlloc,
     SlabFree,
-    typed_events,
 )
+from concmem.traces.ftrace import KMEM_EVENTS, RawEvent
+from concmem.traces.kmem import typed_events
+from concmem.traces.plain import PLAIN
 
 ALLOC = "page=00000000aa pfn=0x10 order=2 migratetype=1 gfp_flags=GFP_KERNEL"
 
@@ -151,3 +152,46 @@ def test_unknown_events_are_counted() -> None:
     assert all(isinstance(event, Informational) for event in events)
     assert len(events) == len(KMEM_EVENTS) - 11
     assert unknown == {"sched_switch": 2, "mm_vmscan_x": 1}
+
+
+PLAIN_ARGS = {
+    "kmalloc": "call_site=f+0x1/0x2 ptr=0000000089322c48 bytes_req=100 bytes_alloc=128 "
+    "gfp_flags=GFP_KERNEL|__GFP_ZERO node=-1 accounted=false",
+    "kmem_cache_alloc": "call_site=f+0x1/0x2 ptr=0x43b17da9 name=seq_file bytes_req=120 "
+    "bytes_alloc=120 gfp_flags=GFP_KERNEL node=1 accounted=true",
+    "kfree": " call_site=f+0x3a/0xf0 ptr=00000000b2a1f832",
+    "kmem_cache_free": "   call_site=f ptr=43b17da9 name=seq_file",
+    "mm_page_alloc": "page=00000000aa pfn=0x10 order=2 migratetype=1 gfp_flags=GFP_KERNEL",
+    "mm_page_free": "page=00000000aa pfn=0x10 order=2",
+    "mm_page_free_batched": "page=00000000aa pfn=0x11 order=0",
+}
+SPOILT = [
+    " ",
+    "=",
+    "0",
+    "-1",
+    "x",
+    "\x85",
+    "ptr=",
+    "name=a b",
+    "(nil)",
+    "G",
+    "\u0663",
+    "99999999999",
+]
+
+
+@pytest.mark.parametrize("name", PLAIN_ARGS)
+def test_the_quick_way_agrees_with_the_long_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event read the quick way is what the long way reads, also when a bit of it is different."""
+    args = PLAIN_ARGS[name]
+    typed(name, args)  # so that the GFP flags are known
+    assert PLAIN[name](RawEvent(9, "git", 1, 3, 0, name, args, "")) is not None
+    variants = [args]
+    for at in range(len(args)):
+        variants += [args[:at] + args[at + 1 :], args[:at]]
+        variants += [args[:at] + bit + args[at:] for bit in SPOILT]
+        variants += [args[:at] + bit + args[at + len(bit) :] for bit in SPOILT]
+    quick = [typed(name, variant) for variant in variants]
+    monkeypatch.delitem(PLAIN, name)
+    assert quick == [typed(name, variant) for variant in variants]

@@ -1,11 +1,12 @@
-"""Plans of small hand-written traces: who frees what, what is skipped, what is implied."""
+"""Plans of small hand-written traces of page events: who frees what, what is skipped or implied."""
 
 from __future__ import annotations
 
 from concmem.mm.gfp import COMP, GFP_KERNEL
-from concmem.traces import plan as plan_module
-from concmem.traces.kmem import Informational, KmemEvent, PageAlloc, PageFree, SlabFree
-from concmem.traces.plan import AllocStep, FreeStep, Part, Plan, plan_pages
+from concmem.traces import steps as reasons
+from concmem.traces.events import Informational, KmemEvent, PageAlloc, PageFree
+from concmem.traces.plan import Plan, plan_trace
+from concmem.traces.steps import PageAllocStep, PageFreeStep, Part
 
 
 def plan(*words: str) -> Plan:
@@ -24,7 +25,7 @@ def plan(*words: str) -> Plan:
             events.append(PageAlloc(int(cpu), at, size, 0, gfp, line))
         else:
             events.append(PageFree(int(cpu), at, size, line, word[0] == "b"))
-    made = plan_pages(events)
+    made = plan_trace(events)
     assert made.planned_events + sum(made.skipped.values()) == len(words)
     return made
 
@@ -35,7 +36,7 @@ def frees(made: Plan) -> list[tuple[int, int, int, int, bool]]:
         (step.line, step.slot, step.offset, step.order, step.implied)
         for steps in made.steps.values()
         for step in steps
-        if isinstance(step, FreeStep)
+        if isinstance(step, PageFreeStep)
     )
 
 
@@ -43,14 +44,14 @@ def test_cross_cpu() -> None:
     """A free belongs to the CPU that did it and names the CPU of its allocation."""
     made = plan("a7:10", "a2:11", "f2:10", "f2:11")
     assert made.cpus == (2, 7)
-    assert made.steps[7] == (AllocStep(0, 0, GFP_KERNEL, 0, 1),)
+    assert made.steps[7] == (PageAllocStep(0, 0, GFP_KERNEL, 0, 1),)
     assert made.steps[2] == (
-        AllocStep(1, 0, GFP_KERNEL, 0, 2),
-        FreeStep(0, 0, 0, 3, 7, cross_cpu=True, implied=False),
-        FreeStep(1, 0, 0, 4, 2, cross_cpu=False, implied=False),
+        PageAllocStep(1, 0, GFP_KERNEL, 0, 2),
+        PageFreeStep(0, 0, 0, 3, 7, cross_cpu=True, implied=False),
+        PageFreeStep(1, 0, 0, 4, 2, cross_cpu=False, implied=False),
     )
-    assert (made.nr_slots, made.cross_cpu_frees, made.live_at_end) == (2, 1, ())
-    assert (made.peak_live_pages, made.live_pages_at_end) == (2, 0)
+    assert (made.pages.nr_slots, made.cross_cpu_frees, made.pages.live_at_end) == (2, 1, ())
+    assert (made.pages.peak_live_pages, made.pages.live_pages_at_end) == (2, 0)
 
 
 def test_batched_repeats_the_free() -> None:
@@ -58,7 +59,7 @@ def test_batched_repeats_the_free() -> None:
     for order in (("f0:10", "b0:10"), ("b0:10", "f0:10")):
         made = plan("a0:10", *order)
         assert frees(made) == [(2, 0, 0, 0, False)]
-        assert made.skipped == {plan_module.BATCHED_TWICE: 1}
+        assert made.skipped == {reasons.BATCHED_TWICE: 1}
 
 
 def test_batched_is_the_free() -> None:
@@ -67,7 +68,7 @@ def test_batched_is_the_free() -> None:
     assert frees(plan("c0:10/3", "b0:10")) == [(2, 0, 0, 3, False)]
     made = plan("a0:10/3", "b0:10")
     assert frees(made) == [(2, 0, 0, 0, False)]
-    assert made.live_at_end == (Part(0, 1, 0), Part(0, 2, 1), Part(0, 4, 2))
+    assert made.pages.live_at_end == (Part(0, 1, 0), Part(0, 2, 1), Part(0, 4, 2))
 
 
 def test_frees_without_allocation() -> None:
@@ -75,9 +76,9 @@ def test_frees_without_allocation() -> None:
     made = plan("f0:10", "b0:10", "f1:10", "b0:20", "f0:20", "a0:10", "f0:10", "f0:10")
     assert frees(made) == [(7, 0, 0, 0, False)]
     assert made.skipped == {
-        plan_module.BEFORE_TRACE: 2,
-        plan_module.BATCHED_TWICE: 2,
-        plan_module.FREED_AGAIN: 2,
+        reasons.BEFORE_TRACE: 2,
+        reasons.BATCHED_TWICE: 2,
+        reasons.FREED_AGAIN: 2,
     }
 
 
@@ -85,30 +86,37 @@ def test_old_batched_free_is_forgotten() -> None:
     """A free is no repetition of a batched one that another allocation has made history."""
     made = plan("b0:11", "a0:11", "f0:10/1", "f0:11")
     assert frees(made) == [(3, 0, 0, 0, True)]
-    assert made.skipped == {plan_module.BEFORE_TRACE: 1, plan_module.FREED_AGAIN: 1}
+    assert made.skipped == {reasons.BEFORE_TRACE: 1, reasons.FREED_AGAIN: 1}
 
 
 def test_lost_free() -> None:
     """A page allocated twice was freed unseen: the new owner's CPU frees it just before."""
     made = plan("a0:10", "a1:10", "f0:10")
     assert made.steps[1] == (
-        FreeStep(0, 0, 0, 2, 0, cross_cpu=True, implied=True),
-        AllocStep(1, 0, GFP_KERNEL, 0, 2),
+        PageFreeStep(0, 0, 0, 2, 0, cross_cpu=True, implied=True),
+        PageAllocStep(1, 0, GFP_KERNEL, 0, 2),
     )
     assert frees(made) == [(2, 0, 0, 0, True), (3, 1, 0, 0, False)]
-    assert (made.implied_frees, made.peak_live_pages) == (1, 1)
+    assert (made.implied_frees, made.pages.peak_live_pages) == (1, 1)
 
 
 def test_lost_free_of_a_block() -> None:
     """Of a block that must be split only the page seen again is freed, a compound page whole."""
     made = plan("a0:10/2", "a0:13")
     assert frees(made) == [(2, 0, 3, 0, True)]
-    assert made.split_slots == {0}
+    assert made.pages.split_slots == {0}
     made = plan("c0:10/2", "a0:13")
     assert frees(made) == [(2, 0, 0, 2, True)]
-    assert made.split_slots == frozenset()
+    assert made.pages.split_slots == frozenset()
     made = plan("a0:10", "a0:13", "a0:14", "a0:10/2")
     assert frees(made) == [(4, 0, 0, 0, True), (4, 1, 0, 0, True)]
+
+
+def test_lost_frees_of_parts() -> None:
+    """A block allocated over several pieces, of the same block or others, frees them all before."""
+    made = plan("a0:10/2", "f0:11", "a0:11", "a0:10/1")
+    assert frees(made) == [(2, 0, 1, 0, False), (4, 0, 0, 0, True), (4, 1, 0, 0, True)]
+    assert made.pages.live_at_end == (Part(0, 2, 1), Part(2, 0, 1))
 
 
 def test_split_block() -> None:
@@ -120,10 +128,10 @@ def test_split_block() -> None:
         (4, 0, 1, 0, False),
         (5, 0, 2, 1, False),
     ]
-    assert made.split_slots == {0}
-    assert made.live_at_end == (Part(0, 4, 1),)
-    assert (made.live_pages_at_end, made.peak_live_pages) == (2, 8)
-    assert (made.frees_by_order, made.allocs_by_order) == ({0: 2, 1: 2}, {3: 1})
+    assert made.pages.split_slots == {0}
+    assert made.pages.live_at_end == (Part(0, 4, 1),)
+    assert (made.pages.live_pages_at_end, made.pages.peak_live_pages) == (2, 8)
+    assert (made.pages.frees_by_order, made.pages.allocs_by_order) == ({0: 2, 1: 2}, {3: 1})
 
 
 def test_free_of_a_larger_block() -> None:
@@ -134,26 +142,24 @@ def test_free_of_a_larger_block() -> None:
 
 
 def test_not_planned() -> None:
-    """Failed and oversized allocations, slab events and information give no step, only counts."""
-    made = plan_pages(
+    """Failed and oversized allocations and information give no step, only counts."""
+    made = plan_trace(
         [
             PageAlloc(0, None, 0, 0, GFP_KERNEL, 1),
             PageAlloc(0, 0, 11, 0, GFP_KERNEL, 2),
-            SlabFree(5, 1, "", "f", 3, "kfree"),
-            Informational(0, 4, "mm_page_pcpu_drain"),
+            Informational(5, 3, "mm_page_pcpu_drain"),
         ]
     )
     assert made.steps == {0: (), 5: ()}
     assert made.skipped == {
-        plan_module.FAILED: 1,
-        plan_module.TOO_LARGE: 1,
-        plan_module.SLAB: 1,
-        plan_module.INFORMATIONAL: 1,
+        reasons.FAILED: 1,
+        reasons.TOO_LARGE: 1,
+        reasons.INFORMATIONAL: 1,
     }
-    assert made.events == {"mm_page_alloc": 2, "kfree": 1, "mm_page_pcpu_drain": 1}
+    assert made.events == {"mm_page_alloc": 2, "mm_page_pcpu_drain": 1}
 
 
 def test_empty_plan() -> None:
     """No event gives an empty plan."""
-    made = plan_pages([])
-    assert (made.cpus, made.steps, made.nr_slots) == ((), {}, 0)
+    made = plan_trace([])
+    assert (made.cpus, made.steps, made.pages.nr_slots) == ((), {}, 0)

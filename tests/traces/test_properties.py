@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from concmem.mm.gfp import COMP, GFP_KERNEL, GfpFlags, show_gfp_flags
+from concmem.traces.events import KmemEvent, PageAlloc, PageFree
 from concmem.traces.ftrace import read_trace
-from concmem.traces.kmem import KmemEvent, PageAlloc, PageFree, typed_events
-from concmem.traces.plan import AllocStep, FreeStep, plan_pages
+from concmem.traces.kmem import typed_events
+from concmem.traces.plan import plan_trace
+from concmem.traces.steps import PageAllocStep, PageFreeStep
 
 COMMS = ["git", "<idle>", "kworker/0:1-events-12", "Web Content", "a-1 [002] b", "[x]", "1 2"]
 GFPS: list[GfpFlags] = [GFP_KERNEL, GFP_KERNEL | COMP, 0x100CCA]
@@ -94,7 +96,7 @@ def test_round_trip(events: list[KmemEvent], spellings: list[str], data: st.Data
 @given(page_events())
 def test_plan_is_sound(events: list[KmemEvent]) -> None:
     """Replayed in file order, no page is allocated or freed twice and what remains is live."""
-    plan = plan_pages(events)
+    plan = plan_trace(events)
     assert plan.planned_events + sum(plan.skipped.values()) == len(events)
     everything = [
         (step.line, cpu, i, step) for cpu in plan.cpus for i, step in enumerate(plan.steps[cpu])
@@ -109,7 +111,7 @@ def test_plan_is_sound(events: list[KmemEvent]) -> None:
     for line, cpu, _, step in everything:
         event = by_line[line]
         assert event.cpu == cpu
-        if isinstance(step, AllocStep):
+        if isinstance(step, PageAllocStep):
             assert isinstance(event, PageAlloc)
             assert event.pfn is not None
             block = range(event.pfn, event.pfn + (1 << event.order))
@@ -118,7 +120,7 @@ def test_plan_is_sound(events: list[KmemEvent]) -> None:
             first[step.slot] = (event.pfn, cpu)
             peak = max(peak, len(owner))
         else:
-            assert isinstance(step, FreeStep)
+            assert isinstance(step, PageFreeStep)
             assert step.offset % (1 << step.order) == 0
             start, alloc_cpu = first[step.slot]
             assert (step.alloc_cpu, step.cross_cpu) == (alloc_cpu, alloc_cpu != cpu)
@@ -126,11 +128,11 @@ def test_plan_is_sound(events: list[KmemEvent]) -> None:
                 assert owner.pop(page) == step.slot
     left = {
         first[part.slot][0] + part.offset + i: part.slot
-        for part in plan.live_at_end
+        for part in plan.pages.live_at_end
         for i in range(1 << part.order)
     }
     assert left == owner
-    assert (plan.live_pages_at_end, plan.peak_live_pages) == (len(owner), peak)
+    assert (plan.pages.live_pages_at_end, plan.pages.peak_live_pages) == (len(owner), peak)
 
 
 @settings(derandomize=True, deadline=None, max_examples=100)

@@ -9,10 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from concmem.traces import plan as plan_module
+from concmem.traces import steps as reasons
 from concmem.traces.ftrace import ReadCounts, read_trace
 from concmem.traces.kmem import typed_events
-from concmem.traces.plan import AllocStep, FreeStep, Plan, plan_pages
+from concmem.traces.plan import Plan, plan_trace
+from concmem.traces.steps import (
+    KMALLOC,
+    CacheAllocStep,
+    KmallocStep,
+    ObjectFreeStep,
+    PageAllocStep,
+    PageFreeStep,
+)
 
 TRACE = Path(__file__).parent.parent / "data" / "kmem-linux-6.18-git-2cpus.trace.gz"
 NAMES = [
@@ -41,7 +49,7 @@ def read() -> tuple[Plan, ReadCounts, list[tuple[int, str, str]], Counter[str]]:
     unknown: Counter[str] = Counter()
     raw = read_trace(TRACE, on_malformed=lambda *e: bad.append(e), counts=counts)
     events = typed_events(raw, on_malformed=lambda *e: bad.append(e), unknown=unknown)
-    return plan_pages(events), counts, bad, unknown
+    return plan_trace(events), counts, bad, unknown
 
 
 def test_every_line_is_read(
@@ -72,9 +80,9 @@ def test_totals(
     allocs = [line for line in text.splitlines() if ": mm_page_alloc: " in line]
     orders = Counter(int(line.split(" order=")[1].split(" ")[0]) for line in allocs)
     types = Counter(int(line.split(" migratetype=")[1].split(" ")[0]) for line in allocs)
-    assert plan.allocs_by_order == orders
-    assert plan.allocs_by_migratetype == types
-    assert plan.nr_slots == len(allocs) == 11207
+    assert plan.pages.allocs_by_order == orders
+    assert plan.pages.allocs_by_migratetype == types
+    assert plan.pages.nr_slots == len(allocs) == 11207
     assert plan.planned_events + sum(plan.skipped.values()) == sum(plan.events.values())
 
 
@@ -98,14 +106,65 @@ def test_matching(
             if kind == "free_batched":  # as a rule the next event of the page after its free
                 assert (before, old_cpu) == ("free", cpu)
         seen["live"] += events[-1][0] == "alloc"
-    assert seen["free_batched free"] + seen["free free"] == plan.skipped[plan_module.FREED_AGAIN]
-    assert seen[" free"] == plan.skipped[plan_module.BEFORE_TRACE]
-    assert seen["free free_batched"] == plan.skipped[plan_module.BATCHED_TWICE] == 7020
-    assert seen["alloc alloc"] == plan.implied_frees == 1067
-    assert seen["alloc free"] + seen["alloc alloc"] == sum(plan.frees_by_order.values())
-    assert seen["cross"] == plan.cross_cpu_frees
-    assert seen["live"] == plan.live_pages_at_end == sum(1 << p.order for p in plan.live_at_end)
-    assert plan.split_slots == frozenset()
+    objects = object_history(text)[0]
+    freed_again = seen["free_batched free"] + seen["free free"] + objects["free free"]
+    assert freed_again == plan.skipped[reasons.FREED_AGAIN]
+    assert seen[" free"] + objects[" free"] == plan.skipped[reasons.BEFORE_TRACE]
+    assert seen["free free_batched"] == plan.skipped[reasons.BATCHED_TWICE] == 7020
+    assert seen["alloc alloc"] == plan.pages.implied_frees == 1067
+    assert seen["alloc free"] + seen["alloc alloc"] == sum(plan.pages.frees_by_order.values())
+    assert seen["cross"] == plan.pages.cross_cpu_frees
+    assert (
+        seen["live"]
+        == plan.pages.live_pages_at_end
+        == sum(1 << p.order for p in plan.pages.live_at_end)
+    )
+    assert plan.pages.split_slots == frozenset()
+
+
+def object_history(text: str) -> tuple[Counter[str], Counter[tuple[str, str, str]]]:
+    """What follows what at one address; and how often (cache, requested, set aside) is allocated."""
+    history: dict[str, list[tuple[str, str]]] = {}
+    caches: Counter[tuple[str, str, str]] = Counter()
+    for cpu, name, args in re.findall(
+        r"\[(\d+)\] .*: (kmalloc|kmem_cache_alloc|kfree|kmem_cache_free): (.*)", text
+    ):
+        fields = dict(word.split("=", 1) for word in args.split())
+        if name.endswith("alloc"):
+            sizes = (fields["bytes_req"], fields["bytes_alloc"])
+            caches[(fields.get("name", ""), *sizes)] += 1
+        if fields["ptr"].strip("0"):
+            kind = "alloc" if name.endswith("alloc") else "free"
+            history.setdefault(fields["ptr"], []).append((kind, cpu))
+    seen: Counter[str] = Counter()
+    for events in history.values():
+        for (before, old_cpu), (kind, cpu) in zip([("", ""), *events], events, strict=False):
+            seen[f"{before} {kind}"] += 1
+            seen["cross"] += before == "alloc" and cpu != old_cpu
+        seen["live"] += events[-1][0] == "alloc"
+    return seen, caches
+
+
+def test_matching_of_objects(
+    text: str, read: tuple[Plan, ReadCounts, list[tuple[int, str, str]], Counter[str]]
+) -> None:
+    """Objects are matched and counted as a history of every address gives it."""
+    plan = read[0]
+    slab = plan.slab
+    seen, caches = object_history(text)
+    assert slab.allocs == sum(caches.values()) == 29122
+    assert slab.frees == seen["alloc free"] + seen["alloc alloc"]
+    assert slab.implied_frees == seen["alloc alloc"] == 3967
+    assert slab.cross_cpu_frees == seen["cross"] == 3031
+    assert len(slab.live_at_end) == seen["live"] == 1754
+    assert plan.skipped[reasons.NULL] == text.count("kfree: ") - len(
+        re.findall(r"kfree: call_site=\S+ ptr=0*[1-9a-f]", text)
+    )
+    kmallocs = {key: times for key, times in caches.items() if not key[0]}
+    assert slab.kmallocs == sum(kmallocs.values())
+    assert Counter(
+        {(c.name, str(c.object_size), str(c.sizes[0])): c.allocs for c in slab.caches}
+    ) == {key: times for key, times in caches.items() if key[0]}
 
 
 def test_steps_follow_the_trace(
@@ -114,15 +173,21 @@ def test_steps_follow_the_trace(
     """Every step stands in its CPU's list, in file order, and comes from a line of that CPU."""
     plan = read[0]
     lines = ["", *text.splitlines()]
-    allocated: dict[int, int] = {}
+    allocated: dict[tuple[str, int], int] = {}
     for cpu in plan.cpus:
         assert list(plan.steps[cpu]) == sorted(plan.steps[cpu], key=lambda step: step.line)
         for step in plan.steps[cpu]:
             assert f"[{cpu:03}]" in lines[step.line]
-            if isinstance(step, AllocStep):
-                allocated[step.slot] = step.line
+            if isinstance(step, PageAllocStep):
+                allocated["page", step.slot] = step.line
+            elif isinstance(step, KmallocStep | CacheAllocStep):
+                allocated["object", step.obj] = step.line
     for cpu in plan.cpus:
         for step in plan.steps[cpu]:
-            if isinstance(step, FreeStep):
-                assert allocated[step.slot] < step.line
+            if isinstance(step, PageFreeStep):
+                assert allocated["page", step.slot] < step.line
                 assert (": mm_page_alloc: " in lines[step.line]) == step.implied
+            elif isinstance(step, ObjectFreeStep):
+                assert allocated["object", step.obj] < step.line
+                assert ("alloc: " in lines[step.line]) == step.implied
+                assert (": kfree: " in lines[step.line]) <= (step.cache == KMALLOC)

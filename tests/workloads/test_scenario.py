@@ -7,26 +7,25 @@ from pathlib import Path
 import pytest
 
 from concmem.errors import BadArgument, ScenarioError
-from concmem.workloads import Phase, Scenario, find_scenarios, load_scenario
+from concmem.workloads import WORKLOADS, Phase, Scenario, find_scenarios, load_scenario
 
 GOOD = 'ops = 10\n[[phase]]\nname = "local"\n'
 
 
 def test_the_scenarios_of_the_package_are_found_and_good() -> None:
-    """By name, each with a description; smoke has every workload."""
+    """By name, each with a description; smoke and the default have every workload."""
     names = {
         *("smoke", "default", "churn", "cross-cpu", "fragmentation"),
-        *("pressure", "interrupts", "drain"),
+        *("pressure", "interrupts", "drain", "slab-churn", "slab-producer-consumer"),
+        *("slab-bulk", "slab-storm", "slab-numa", "vmalloc-churn"),
     }
     assert set(find_scenarios()) >= names
     for name in find_scenarios():
         scenario = load_scenario(name)
         assert scenario.name == name
         assert scenario.description.endswith(".")
-    assert {phase.name for phase in load_scenario("smoke").phases} == {
-        *("local", "producer-consumer", "fragmentation", "bursts", "pressure"),
-        *("interrupts", "drain"),
-    }
+    for name in ("smoke", "default"):
+        assert {phase.name for phase in load_scenario(name).phases} == set(WORKLOADS)
 
 
 def test_a_scenario_is_given_by_path(tmp_path: Path) -> None:

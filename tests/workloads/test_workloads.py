@@ -26,11 +26,13 @@ def run(name: str, cpus: int, runtime: str, ops: int = 150, **options: int) -> S
         return run_stress(machine, scenario, progress_every=0.02)
 
 
-def test_all_seven_are_registered() -> None:
+def test_all_are_registered() -> None:
     """The names that scenario files use."""
     assert set(NAMES) == {
         *("bursts", "drain", "fragmentation", "interrupts", "local"),
         *("pressure", "producer-consumer"),
+        *("slab-bulk", "slab-churn", "slab-numa", "slab-producer-consumer", "slab-storm"),
+        "vmalloc-churn",
     }
 
 
@@ -51,6 +53,7 @@ def test_a_workload_runs_clean_and_gives_everything_back(
     allocated = sum(cpu.allocated for cpu in result.cpus)
     freed = sum(cpu.freed for cpu in result.cpus) + result.kthread_operations
     assert allocated == freed
+    assert result.objects_allocated == result.objects_freed
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 3, 4])

@@ -50,7 +50,8 @@ def _where(zone: Zone) -> str:
 
 
 def _check_allocated(page: Page) -> None:
-    if page.is_buddy() or page.next is not None:
+    # A slab may be on a list of its cache.
+    if page.is_buddy() or (page.next is not None and not page.is_slab()):
         raise PageOwnershipError(
             f"{_where(page.zone)} order {page.order} pfn {page.pfn:#x}: allocated and on a free list"
         )

@@ -1,0 +1,328 @@
+"""
+The life of caches: create, merge, shrink, destroy.
+
+Locks:
+    slab_mutex      the list of caches, their names, `refcount` and `aliases`; may be held while CPUs
+                    are flushed, which sleeps
+
+Follows ``mm/slab_common.c`` and ``kmem_cache_destroy``/``__kmem_cache_do_shrink`` of Linux 6.12.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from concmem.errors import BadArgument, BadArgumentType, CacheBusy
+from concmem.mm.kmem_cache import FreelistOptions, KmemCache
+from concmem.mm.kmem_cache_cpu import KmemCacheCpu
+from concmem.mm.kmem_cache_node import KmemCacheNode
+from concmem.mm.memory import pfn_to_virt
+from concmem.mm.page import INUSE_MASK, OBJECTS_MASK, OBJECTS_SHIFT, show_page_flags
+from concmem.mm.slab_flags import (
+    ALL_FLAGS,
+    SLAB_MERGE_SAME,
+    SLAB_NEVER_MERGE,
+    SLAB_TYPESAFE_BY_RCU,
+)
+from concmem.mm.slab_geometry import WORD, align_up, calculate_alignment, calculate_geometry
+from concmem.mm.slub_fast_path import make_alloc, make_free
+from concmem.units import MAX_PAGE_ORDER, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from concmem.mm.log import KernelLog
+    from concmem.mm.page import Page
+    from concmem.mm.rcu import Rcu
+    from concmem.mm.slab_page import SlabPages
+    from concmem.mm.slub import Slub
+    from concmem.mm.slub_bulk import SlubBulk
+    from concmem.mm.slub_cpu import CpuSlabs
+    from concmem.runtime.api import Runtime
+
+SHRINK_PROMOTE_MAX: Final = 32
+"""Slabs with up to that many free objects are sorted by a shrink."""
+
+MAX_OBJECT_SIZE: Final = PAGE_SIZE << MAX_PAGE_ORDER
+
+
+class SlabCommon:
+    """
+    All caches of a machine.
+
+    Args:
+        merge: merge caches that are alike enough (False: ``slab_nomerge``).
+        cache_classes: classes of a cache, its per-CPU and its per-node part.
+    """
+
+    def __init__(
+        self,
+        rt: Runtime,
+        slub: Slub,
+        pages: SlabPages,
+        cpu_slabs: CpuSlabs,
+        bulk: SlubBulk,
+        rcu: Rcu,
+        log: KernelLog,
+        nr_nodes: int,
+        merge: bool,
+        freelist: FreelistOptions,
+        cache_classes: tuple[type[KmemCache], type[KmemCacheCpu], type[KmemCacheNode]],
+    ) -> None:
+        self._rt = rt
+        self._slub = slub
+        self._pages = pages
+        self.cpu_slabs = cpu_slabs
+        self.bulk = bulk
+        self.rcu = rcu
+        self._log = log
+        self._nr_nodes = nr_nodes
+        self._merge = merge
+        self._freelist = freelist
+        self._classes = cache_classes
+        # What who uses a destroyed cache finds: no free list, and nobody's objects.
+        self._dead_cpu_slab = cache_classes[1](rt, 0)
+        self._slab_mutex = rt.mutex("slab_mutex")
+        # slab_mutex
+        self._slab_caches: list[KmemCache] = []
+        self._names: dict[str, KmemCache] = {}
+
+    def caches(self) -> list[KmemCache]:
+        """All caches, newest first. No lock: one copy of a list."""
+        return self._slab_caches[::-1]
+
+    def find(self, name: str) -> KmemCache:
+        """
+        The cache of that name, or the one that it was merged into.
+
+        Raises:
+            BadArgument: there is none.
+        """
+        cache = self._names.get(name)
+        if cache is None:
+            raise BadArgument(f"name: there is no cache {name!r}")
+        return cache
+
+    # -- create
+
+    def create(
+        self,
+        name: str,
+        size: int,
+        align: int = 0,
+        flags: int = 0,
+        ctor: Callable[[int], None] | None = None,
+        usersize: int = 0,
+    ) -> KmemCache:
+        """
+        Make a cache, or find one to share (``kmem_cache_create_usercopy``). May sleep.
+
+        Args:
+            name: unique; no blanks, no slash.
+            size: of an object, bytes, 1 to 4 MiB.
+            align: a power of two, or 0 for that of a word.
+            flags: ``SLAB_*`` bits (:mod:`concmem.mm.slab_flags`).
+            ctor: called with the address of each object when its slab is made.
+            usersize: bytes that may be copied to or from user space; keeps the cache apart.
+
+        Raises:
+            BadArgument: something cannot be, or the name is taken.
+        """
+        self._check(name, size, align, flags, ctor)
+        with self._slab_mutex:
+            if name in self._names:
+                raise BadArgument(f"name: a cache {name!r} exists already")
+            s = None if ctor or usersize else self._find_mergeable(size, align, flags)
+            if s is None:
+                s = self._make(name, size, align, flags, ctor, usersize)
+                self._slab_caches.append(s)
+            else:
+                s.refcount += 1
+                s.aliases.append(name)
+                s.object_size = max(s.object_size, size)
+                s.inuse = max(s.inuse, align_up(size, WORD))
+            self._names[name] = s
+        return s
+
+    @staticmethod
+    def _check(name: object, size: object, align: object, flags: object, ctor: object) -> None:
+        if not isinstance(name, str):
+            raise BadArgumentType(f"name: expected text, got {name!r}")
+        if not name or "/" in name or any(c.isspace() for c in name):
+            raise BadArgument(f"name: must not be empty or have blanks or slashes, got {name!r}")
+        size = _whole_number("size", size)
+        align = _whole_number("align", align)
+        flags = _whole_number("flags", flags)
+        if not 1 <= size <= MAX_OBJECT_SIZE:
+            raise BadArgument(f"size: must be 1 to {MAX_OBJECT_SIZE} bytes, got {size}")
+        if not 0 <= align <= MAX_OBJECT_SIZE or align & (align - 1):
+            raise BadArgument(f"align: must be a power of two, or 0, got {align}")
+        if flags & ~ALL_FLAGS:
+            raise BadArgument(f"flags: {flags:#x} has bits that are no flag of a cache")
+        if ctor is not None and not callable(ctor):
+            raise BadArgumentType(f"ctor: expected a function, got {ctor!r}")
+
+    def _find_mergeable(self, size: int, align: int, flags: int) -> KmemCache | None:
+        """A cache whose objects will do as well (``find_mergeable``). Caller holds slab_mutex."""
+        if not self._merge or flags & SLAB_NEVER_MERGE:
+            return None
+        size = align_up(size, WORD)
+        align = calculate_alignment(flags, align, size)
+        size = align_up(size, align)
+        for s in reversed(self._slab_caches):
+            if s.flags & SLAB_NEVER_MERGE or s.ctor or s.usersize or s.refcount < 1:
+                continue
+            if (flags ^ s.flags) & SLAB_MERGE_SAME or s.size % align:
+                continue
+            if s.colour > 1 and s.colour_off % align:
+                continue  # its slabs do not all begin at such a multiple
+            if 0 <= s.size - size < WORD:
+                return s
+        return None
+
+    def _make(
+        self,
+        name: str,
+        size: int,
+        align: int,
+        flags: int,
+        ctor: Callable[[int], None] | None,
+        usersize: int,
+    ) -> KmemCache:
+        rt = self._rt
+        geometry = calculate_geometry(size, align, flags, ctor is not None, rt.nr_cpus)
+        if geometry is None:
+            raise BadArgument(f"size: {size} with align {align} is more than the largest block")
+        cache_class, cpu_class, node_class = self._classes
+        node = [rt.watch(node_class(rt, number)) for number in range(self._nr_nodes)]
+        s = cache_class(self, rt, name, size, geometry, flags, ctor, usersize, node, self._freelist)
+        fp_offset = s.offset // WORD
+        s.cpu_slab = rt.percpu(lambda: rt.watch(cpu_class(rt, fp_offset)), f"{name} cpu_slab")
+        s.alloc = make_alloc(s, self._slub)
+        s.free = make_free(s, self._slub)
+        return s
+
+    # -- shrink
+
+    def shrink(self, s: KmemCache) -> int:
+        """See `KmemCache.shrink`."""
+        s.check_alive()
+        self._rt.smp_processor_id()  # slabs are freed here: only on a CPU, or nothing happens
+        return self._shrink(s)
+
+    def _shrink(self, s: KmemCache) -> int:
+        self.cpu_slabs.flush_all(s)
+        return sum(self._shrink_node(s, node) for node in range(self._nr_nodes))
+
+    def _shrink_node(self, s: KmemCache, node: int) -> int:
+        n = s.node[node]
+        promote: list[list[Page]] = [[] for _ in range(SHRINK_PROMOTE_MAX)]
+        with n.list_lock:
+            discard = list(n.slabs_free)
+            for slab in discard:
+                n.remove_free(slab)
+            for slab in n.slabs_partial:
+                free = self._nr_free(slab)
+                if free <= SHRINK_PROMOTE_MAX:
+                    self._promote(promote, free, slab)
+            for bucket in reversed(promote):  # so that the fullest end up in front
+                for slab in bucket:
+                    n.remove_partial(slab)
+                    n.add_partial(slab, tail=False)
+            left = n.nr_partial
+        for slab in discard:
+            self._pages.discard_slab(s, slab)
+        return left
+
+    @staticmethod
+    def _nr_free(slab: Page) -> int:
+        """Free objects of a slab on `slabs_partial`; read once, as a free changes it any time."""
+        counters = slab.freelist_counters.second
+        return (counters >> OBJECTS_SHIFT & OBJECTS_MASK) - (counters & INUSE_MASK)
+
+    @staticmethod
+    def _promote(promote: list[list[Page]], free: int, slab: Page) -> None:
+        promote[free - 1].append(slab)
+
+    # -- destroy
+
+    def destroy(self, s: KmemCache, name: str | None = None) -> None:
+        """See `KmemCache.destroy`."""
+        if s.usersize:
+            raise BadArgument(f"cache: {s.name} is a kmalloc cache, which is never destroyed")
+        self._rt.smp_processor_id()  # slabs are freed here: only on a CPU, or nothing happens
+        if s.flags & SLAB_TYPESAFE_BY_RCU:
+            self.rcu.check_may_wait("kmem_cache_destroy")
+        with self._slab_mutex:
+            s.check_alive()
+            if name is not None and self._names.get(name) is not s:
+                raise BadArgument(f"name: cache {s.name} has no name {name!r}")
+            if s.refcount > 1:
+                self._drop_name(s, name or s.aliases[-1])
+                return
+            # Sampled here: once the mutex is released, somebody else may be done with the cache.
+            # Since Linux kernel commit d71608a87736 ("mm/slab_common: fix possible double free of
+            # kmem_cache") (in v6.0).
+            rcu_set = bool(s.flags & SLAB_TYPESAFE_BY_RCU)
+            self._shrink(s)
+            if any(n.nr_slabs for n in s.node):
+                raise self._objects_remaining(s)
+            s.refcount = 0
+            self._slab_caches.remove(s)
+            del self._names[s.name]
+        if rcu_set:
+            self._wait_for_slabs()
+        self._release(s)
+
+    def _drop_name(self, s: KmemCache, name: str) -> None:
+        """One of several merged caches goes. Caller holds slab_mutex."""
+        s.refcount -= 1
+        del self._names[name]
+        if name == s.name:  # the others keep it
+            s.name = s.aliases[0]
+        s.aliases.remove(name if name in s.aliases else s.name)
+
+    def _wait_for_slabs(self) -> None:
+        """Until every slab that a grace period keeps has been freed; they point to their cache."""
+        # Since Linux kernel commit 7ed9f7e5db58 ("fix RCU-callback-after-kmem_cache_destroy problem
+        # in sl[aou]b") (in v2.6.31): a grace period alone is not enough.
+        self.rcu.rcu_barrier()
+
+    def _release(self, s: KmemCache) -> None:
+        self._rt.free_percpu(s.cpu_slab, self._dead_cpu_slab)
+
+    def _objects_remaining(self, s: KmemCache) -> CacheBusy:
+        """Report what is live (``list_slab_objects``). Caller holds slab_mutex."""
+        live = []
+        for n in s.node:
+            with n.list_lock:
+                slabs = [*n.slabs_partial, *n.slabs_full]
+            for slab in slabs:
+                live += sorted(slab.owners)
+                self._report_slab(s, slab)
+        shown = ", ".join(hex(address) for address in live[:3])
+        return CacheBusy(
+            f"cache: {s.name} still has {len(live)} objects ({shown}{', ...' if live[3:] else ''}): "
+            "Objects remaining on __kmem_cache_shutdown(), see the kernel log"
+        )
+
+    def _report_slab(self, s: KmemCache, slab: Page) -> None:
+        base = pfn_to_virt(slab.pfn)
+        lines = [
+            "=" * 77,
+            f"BUG {s.name} (Not tainted): Objects remaining on __kmem_cache_shutdown()",
+            "-" * 77,
+            "",
+            f"Slab {base:#018x} objects={slab.objects} used={slab.inuse} "
+            f"fp={slab.freelist or 0:#018x} flags={show_page_flags(slab.flags)}",
+            *(
+                f"Object {address:#018x} @offset={address - base}"
+                for address in sorted(slab.owners)
+            ),
+        ]
+        self._log.printk("\n".join(lines))
+
+
+def _whole_number(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadArgumentType(f"{name}: expected a whole number, got {value!r}")
+    return value

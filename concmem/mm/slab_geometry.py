@@ -1,0 +1,145 @@
+"""
+How objects lie in slabs: sizes, alignment, order, limits. Pure functions.
+
+Follows ``calculate_sizes``, ``calculate_order`` and ``set_cpu_partial`` of ``mm/slub.c`` and
+``calculate_alignment`` of ``mm/slab_common.c``, Linux 6.12. Colours are those of the older SLAB.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from concmem.mm.slab_flags import SLAB_HWCACHE_ALIGN, SLAB_TYPESAFE_BY_RCU
+from concmem.units import MAX_PAGE_ORDER, PAGE_SIZE
+
+CACHE_LINE: Final = 64
+"""Bytes (``cache_line_size()``)."""
+WORD: Final = 8
+"""Bytes of a pointer; also the least alignment."""
+SLUB_MAX_ORDER: Final = 3
+"""``slub_max_order`` (PAGE_ALLOC_COSTLY_ORDER)."""
+MAX_OBJS_PER_PAGE: Final = 32767
+"""``objects`` has 15 bits."""
+MIN_PARTIAL: Final = 5
+MAX_PARTIAL: Final = 10
+
+
+class Geometry(NamedTuple):
+    """Where everything is, bytes unless named otherwise."""
+
+    align: int
+    inuse: int
+    """Offset of the metadata: the object, rounded up to a word."""
+    offset: int
+    """Of the free pointer in a free object."""
+    size: int
+    """From one object to the next."""
+    order: int
+    """Of a slab's pages."""
+    objects: int
+    """In a slab of that order."""
+    min_order: int
+    """The smallest order that holds one object: the fallback."""
+    min_objects: int
+    colour: int
+    """Number of colours."""
+    colour_off: int
+    """Bytes from one colour to the next."""
+    min_partial: int
+    """Empty slabs that a node keeps, at most."""
+    cpu_partial: int
+    """Objects that a CPU partial list should hold."""
+    cpu_partial_slabs: int
+    """Slabs on a CPU partial list that make it full."""
+
+
+def align_up(value: int, align: int) -> int:
+    """*value* rounded up to a multiple of *align*, a power of two."""
+    return -(-value // align) * align
+
+
+def get_order(size: int) -> int:
+    """The order whose pages hold *size* bytes."""
+    return max(0, (-(-size // PAGE_SIZE) - 1).bit_length())
+
+
+def calculate_alignment(flags: int, align: int, size: int) -> int:
+    """The alignment of objects, a power of two of at least a word."""
+    if flags & SLAB_HWCACHE_ALIGN:
+        line = CACHE_LINE
+        while size <= line // 2:
+            line //= 2
+        align = max(align, line)
+    return max(align, WORD)
+
+
+def calculate_order(size: int, nr_cpus: int) -> int | None:
+    """
+    The order of a slab that wastes little and holds enough objects for *nr_cpus*.
+
+    ``None``: an object is larger than the largest block.
+    """
+    # fls(n), the position of the highest bit set, is what Python calls bit_length.
+    max_objects = max((PAGE_SIZE << SLUB_MAX_ORDER) // size, 1)
+    min_objects = min(4 * (nr_cpus.bit_length() + 1), max_objects)
+    min_order = get_order(min_objects * size)
+    if (PAGE_SIZE << min_order) // size > MAX_OBJS_PER_PAGE:
+        return get_order(size * MAX_OBJS_PER_PAGE) - 1
+    for fraction in (16, 8, 4, 2):
+        for order in range(min_order, SLUB_MAX_ORDER + 1):
+            slab = PAGE_SIZE << order
+            if slab % size <= slab // fraction:
+                return order
+    order = get_order(size)
+    return order if order <= MAX_PAGE_ORDER else None
+
+
+def calculate_cpu_partial(size: int) -> int:
+    """Objects that a CPU partial list should hold."""
+    if size >= PAGE_SIZE:
+        return 6
+    if size >= 1024:
+        return 24
+    return 52 if size >= 256 else 120
+
+
+def calculate_geometry(
+    object_size: int, align: int, flags: int, has_ctor: bool, nr_cpus: int
+) -> Geometry | None:
+    """
+    Lay out a cache. Arguments are checked already.
+
+    Returns:
+        ``None`` when an object is larger than the largest block.
+    """
+    align = calculate_alignment(flags, align, object_size)
+    inuse = align_up(object_size, WORD)
+    if has_ctor or flags & SLAB_TYPESAFE_BY_RCU:
+        # What the constructor or a reader left in a free object must stay.
+        offset, size = inuse, inuse + WORD
+    else:
+        # In the middle, away from overflows of neighbours.
+        offset, size = object_size // 2 // WORD * WORD, inuse
+    size = align_up(size, align)
+    order = calculate_order(size, nr_cpus)
+    if order is None:
+        return None
+    slab = PAGE_SIZE << order
+    objects = slab // size
+    colour_off = max(CACHE_LINE, align)
+    cpu_partial = calculate_cpu_partial(size)
+    return Geometry(
+        align=align,
+        inuse=inuse,
+        offset=offset,
+        size=size,
+        order=order,
+        objects=objects,
+        min_order=get_order(size),
+        min_objects=(PAGE_SIZE << get_order(size)) // size,
+        colour=slab % size // colour_off,
+        colour_off=colour_off,
+        min_partial=min(max((size.bit_length() - 1) // 2, MIN_PARTIAL), MAX_PARTIAL),
+        cpu_partial=cpu_partial,
+        cpu_partial_slabs=-(-2 * cpu_partial // objects),
+    )
