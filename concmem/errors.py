@@ -57,6 +57,10 @@ class ObjectHandedOutTwice(KernelBug):
     """An allocator took an object from its free list that somebody has already."""
 
 
+class FreepointerCorrupt(KernelBug):
+    """A free list leads to where no memory is: somebody wrote to a free object."""
+
+
 class CacheBusy(KernelBug):
     """``Objects remaining on __kmem_cache_shutdown()``: a cache was destroyed with live objects."""
 

@@ -150,7 +150,8 @@ class Kmalloc:
                 node: the NUMA node wanted.
 
             Returns:
-                An address, aligned to at least 8 bytes, powers of two to their size; or ``None``.
+                An address, aligned to at least 8 bytes, powers of two to their size (from 2 MiB on:
+                to pages); or ``None``.
             """
             try:
                 if size.__class__ is int and 0 < size <= 8192 and not gfp & _OTHER_TYPES:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from concmem.errors import CacheDestroyed
+from concmem.errors import CacheDestroyed, FreepointerCorrupt
 from concmem.mm import gfp as gfp_flags
 from concmem.mm.freelist import HardenedWords
 from concmem.mm.gfp import GFP_KERNEL
@@ -168,7 +168,17 @@ class KmemCache:
 
     def get_freepointer(self, words: Words, address: int) -> int:
         """What follows the free object at *address* on its free list; 0: nothing."""
-        return words[address + self.offset - PAGE_OFFSET >> 3]
+        try:
+            return words[address + self.offset - PAGE_OFFSET >> 3]
+        except IndexError:
+            raise self.freepointer_corrupt(address) from None
+
+    def freepointer_corrupt(self, address: int) -> FreepointerCorrupt:
+        """The error for a free list that leads to *address*, which is no memory."""
+        return FreepointerCorrupt(
+            f"{self.name}: a free list leads to {address:#x}, where no memory is: somebody wrote to a "
+            "free object"
+        )
 
     def set_freepointer(self, words: Words, address: int, following: int) -> None:
         """Link *following* after the free object at *address*."""

@@ -130,7 +130,7 @@ class KmemCacheCpu:
         """The node structure of the CPU slab."""
         page = self.page
         cache = page.slab_cache if page is not None else None
-        return None if page is None or cache is None else cache.node[self.node]
+        return None if page is None or cache is None else cache.node[page.zone.zone_pgdat.node_id]
 
     # -- on the CPU itself
 
@@ -206,7 +206,7 @@ class KmemCacheCpu:
 
     def all_events(self) -> dict[str, int]:
         """
-        Every event. No lock: each is one read, of a number that only grows.
+        Every event. No lock: exact while the CPU is between two operations.
 
         Every change of the free list bumps the tid, so those that were no slow change and no fast free
         were fast allocations: `alloc` need not count them.

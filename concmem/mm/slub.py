@@ -2,7 +2,7 @@
 The slab allocator of a machine: what its parts share, the general case, and what is wrong with a free.
 
 An object's life is watched by `Page.owners` in every mode: an allocation that is handed an object
-which somebody has, or a free of one that nobody has, raises at once and changes nothing.
+which somebody has, or a free of one that nobody has, raises at once; the free changes nothing.
 """
 
 from __future__ import annotations
@@ -163,10 +163,12 @@ class Slub:
     def bad_free(self, s: KmemCache, slab: Page | None, address: int) -> KernelBug:
         """What is wrong with freeing *address*, which is in *slab*, to *s*."""
         where = f"{s.name}: cpu{self.rt.smp_processor_id()} frees {address:#x}"
-        if slab is None or slab.slab_cache is None:
+        # Read once: with a slab that somebody else gives back just now, everything is possible.
+        owner = None if slab is None else slab.slab_cache
+        if slab is None or owner is None:
             return BadFree(f"address: {where}, which is in no slab")
-        if slab.slab_cache is not s:
-            return BadFree(f"address: {where}, an object of cache {slab.slab_cache.name}")
+        if owner is not s:
+            return BadFree(f"address: {where}, an object of cache {owner.name}")
         index, offset = divmod(address - slab.s_mem, s.size)
         if not 0 <= index < slab.objects:
             return BadFree(f"address: {where}, which is in a slab, but in no object")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from concmem.errors import BadArgument, BadArgumentType
+from concmem.errors import BadArgument, BadArgumentType, KernelBug
 from concmem.mm import gfp as gfp_flags
 from concmem.units import PAGE_OFFSET, PAGE_SHIFT
 
@@ -53,7 +53,8 @@ class SlubBulk:
         try:
             complete = self._alloc_all(s, nr, gfp, addresses)
         except BaseException:  # of a constructor, say: nobody would know of what there is so far
-            self.free_bulk(s, addresses)
+            with suppress(KernelBug):  # which would hide what was wrong first
+                self.free_bulk(s, addresses)
             raise
         if not complete:
             self.free_bulk(s, addresses)
@@ -87,17 +88,22 @@ class SlubBulk:
             own, append = slab.owners.setdefault, addresses.append
             address = c.freelist_tid.first
             start = len(addresses)
-            for _ in range(nr):
-                if not address:
-                    break
-                slot = address + fp_offset >> 3
-                if own(address, slot) is not slot:
-                    raise self._slub.handed_out_twice(s, address)
-                append(address)
-                address = words[slot]
-            if len(addresses) > start:
-                self._store_freelist(c, address)
-                c.count("alloc_fastpath", len(addresses) - start)
+            try:
+                for _ in range(nr):
+                    if not address:
+                        break
+                    slot = address + fp_offset >> 3
+                    following = words[slot]
+                    if own(address, slot) is not slot:
+                        raise self._slub.handed_out_twice(s, address)
+                    append(address)
+                    address = following
+            except IndexError:
+                raise s.freepointer_corrupt(address) from None
+            finally:
+                if len(addresses) > start:
+                    self._store_freelist(c, address)
+                    c.count("alloc_fastpath", len(addresses) - start)
 
     @staticmethod
     def _store_freelist(c: KmemCacheCpu, freelist: int) -> None:
@@ -111,6 +117,7 @@ class SlubBulk:
 
     def free_bulk(self, s: KmemCache, addresses: Sequence[int]) -> None:
         """See `KmemCache.free_bulk`."""
+        s.check_alive()
         c = s.cpu_slab.this()
         groups = self._take_all(s, addresses)
         if c.cpu < 0:

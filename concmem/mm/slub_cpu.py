@@ -146,8 +146,10 @@ class CpuSlabs:
         """
         c = s.cpu_slab.this()
         if not counters & INUSE_MASK:
+            if self.keep_empty_slab(s, n, slab):
+                return False
             c.count("deactivate_empty")
-            return not self.keep_empty_slab(s, n, slab)
+            return True
         if nr_free(counters):
             c.count("deactivate_to_tail" if tail else "deactivate_to_head")
             n.add_partial(slab, tail)

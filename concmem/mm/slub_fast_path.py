@@ -51,6 +51,7 @@ def make_alloc(s: KmemCache, slub: Slub) -> Alloc:
     offset = s.cpu_slab.offset
     alloc_general = slub.alloc_general
     handed_out_twice = slub.handed_out_twice
+    freepointer_corrupt = s.freepointer_corrupt
 
     def alloc(gfp: int = GFP_KERNEL, node: int | None = None) -> int | None:
         """
@@ -84,10 +85,15 @@ def make_alloc(s: KmemCache, slub: Slub) -> Alloc:
             if not address:
                 return alloc_general(s, gfp, None)
             index = address + c.fp_base >> 3
-            if pair.try_cmpxchg(address, tid, c.words[index], tid + 256):
+            try:
+                following = c.words[index]
+            except IndexError:
+                raise freepointer_corrupt(address) from None
+            if pair.try_cmpxchg(address, tid, following, tid + 256):
                 break
             c.count("cmpxchg_double_cpu_fail")
-        # One step. By identity: `index` is an object of its own, so another one is another owner's.
+        # One step. By identity: `index` is an object of its own (no interpreter shares ints so
+        # large), so another one is another owner's.
         if owners.setdefault(address, index) is not index:
             raise handed_out_twice(s, address)
         return address

@@ -71,28 +71,16 @@ class SlubFree:
             n.free_objects_counter.add(nr)
             if not prior:
                 n.remove_full(slab)
-                if not s.cpu_partial_slabs:
-                    empty = self._leave_full(s, c, n, slab, inuse)
             elif slab.flags & PG_WORKINGSET:
                 empty = self._leave_partial(s, c, n, slab)
             # else it is on a CPU partial list, or on its way to one: that CPU will see to it
-        if not prior and s.cpu_partial_slabs:
+        if not prior:
             # Nobody else has it: it is on no list, and not frozen.
             self._cpu_slabs.put_cpu_partial(s, slab, drain=True)
             c.count("cpu_partial_free")
         if empty:
             self._pages.discard_slab(s, slab)
         return True
-
-    def _leave_full(
-        self, s: KmemCache, c: KmemCacheCpu, n: KmemCacheNode, slab: Page, inuse: int
-    ) -> bool:
-        """A slab that was full, without CPU partial lists; whether it has to go. Under list_lock."""
-        if not inuse:
-            return not self._cpu_slabs.keep_empty_slab(s, n, slab)
-        n.add_partial(slab, tail=True)
-        c.count("free_add_partial")
-        return False
 
     def _leave_partial(self, s: KmemCache, c: KmemCacheCpu, n: KmemCacheNode, slab: Page) -> bool:
         """The last object of a slab on `slabs_partial` is free; whether it has to go. Under list_lock."""

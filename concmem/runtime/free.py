@@ -163,8 +163,9 @@ class FreeRuntime(api.Runtime):
         except BaseException:
             cpu.post_stop()  # if interrupted while the thread was starting
             raise
-        self.areas.append(cpu.area)
+        # In this order: who reads an index from the areas, without the lock, finds that CPU.
         self.cpus.append(cpu)
+        self.areas.append(cpu.area)
         return cpu
 
     def _enter(self, cpu: Cpu) -> None:

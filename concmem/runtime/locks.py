@@ -341,7 +341,11 @@ class IrqSafeLock(LockBase):
 
     def acquire(self) -> None:
         flags = self._save()
-        self._inner.acquire()
+        try:
+            self._inner.acquire()
+        except BaseException:
+            self._restore(flags)
+            raise
         self._flags = flags
 
     def trylock(self) -> bool:

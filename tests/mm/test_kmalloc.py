@@ -338,16 +338,16 @@ def test_all_cpus_at_once() -> None:
 def test_what_only_looks_like_no_memory(m: Machine, address: object) -> None:
     """NULL and ZERO_SIZE_PTR are None, 0 and 16; nothing else is."""
     for use in (m.kfree, m.ksize, lambda a: m.krealloc(a, 8)):
-        with pytest.raises(BadArgumentType, match="^address: "):
+        with pytest.raises(BadArgumentType, match=r"^address: "):
             on_cpu(m, use, address)
 
 
 def test_gfp_flags_that_are_none(m: Machine) -> None:
     """Refused by all of them in the same words."""
     for use in (m.kmalloc, m.kzalloc, m.kvmalloc):
-        with pytest.raises(BadArgumentType, match="^gfp: "):
+        with pytest.raises(BadArgumentType, match=r"^gfp: "):
             on_cpu(m, use, 10000, "x")
-    with pytest.raises(BadArgumentType, match="^gfp: "):
+    with pytest.raises(BadArgumentType, match=r"^gfp: "):
         on_cpu(m, m.kcalloc, 1, 1, "x")
 
 

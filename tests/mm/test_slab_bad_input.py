@@ -14,14 +14,17 @@ from concmem.errors import (
     CacheDestroyed,
     ConcmemError,
     DoubleFree,
+    FreepointerCorrupt,
     NotACpu,
+    ObjectHandedOutTwice,
+    SlabError,
 )
 from concmem.machine import Machine
 from concmem.mm.kmem_cache import KmemCache
 
 from .helpers import alloc as alloc_pages
 from .helpers import cached_pages, on_cpu
-from .slab_helpers import create, picture
+from .slab_helpers import create, picture, slab_of
 
 
 @pytest.fixture
@@ -528,7 +531,7 @@ def test_zero_would_undo_the_constructor(m: Machine) -> None:
     """Free objects stay constructed: __GFP_ZERO is refused."""
     cache = m.slab.create("constructed", 100, ctor=lambda _: None)
     for use in (cache.alloc, lambda gfp: cache.alloc_bulk(1, gfp)):
-        with pytest.raises(BadArgument, match="^gfp: __GFP_ZERO"):
+        with pytest.raises(BadArgument, match=r"^gfp: __GFP_ZERO"):
             on_cpu(m, use, 0xCC0 | 0x100)
 
 
@@ -541,3 +544,32 @@ def test_kernel_threads_of_a_large_machine() -> None:
         on_cpu(m, m.rcu.rcu_barrier)
         m.verify()
         assert sum(cache.statistics().events["alloc_fastpath"]) == 0
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+def test_a_free_object_that_somebody_wrote_to(bulk: bool) -> None:
+    """The free list leads nowhere: it is said so, and what was taken off it before is not lost."""
+    with Machine(cpus=1, memory="16M") as m:
+        cache = m.kmem_cache_create("a", 100)
+        first, second = on_cpu(m, lambda: [cache.alloc(), cache.alloc()])
+        on_cpu(m, lambda: [cache.free(second), cache.free(first)])
+        m.memory.write_u64(second + cache.offset, 0x4141414141414141)
+        with pytest.raises(
+            FreepointerCorrupt, match=r"^a: a free list leads to 0x4141414141414141"
+        ):
+            on_cpu(m, lambda: cache.alloc_bulk(3) if bulk else [cache.alloc() for _ in range(3)])
+        with pytest.raises(SlabError, match="0x4141414141414141"):
+            m.verify()
+
+
+def test_an_object_on_the_free_list_twice_in_bulk(m: Machine) -> None:
+    """The error names it; those before it go back, and the list is not bent into a circle."""
+    cache = m.kmem_cache_create("a", 100)
+    taken = on_cpu(m, cache.alloc_bulk, 3)
+    on_cpu(m, cache.free_bulk, taken[:2])
+    slab = slab_of(m, taken[0])
+    slab.owners[taken[1]] = 0  # as if somebody had been given it
+    with pytest.raises(ObjectHandedOutTwice, match=hex(taken[1])):
+        on_cpu(m, cache.alloc_bulk, 2)
+    del slab.owners[taken[1]]
+    m.verify()

@@ -396,10 +396,10 @@ def test_shrink_while_others_work() -> None:
 @pytest.mark.parametrize("order", ["abc", "bca", "cba", "acb"])
 def test_merged_caches_are_destroyed_by_name(m: Machine, order: str) -> None:
     """Whichever goes, the others stay, and its name is free again."""
-    shared = [create(m, name, 48) for name in "abc"][0]
+    shared, *_ = (create(m, name, 48) for name in "abc")
     for gone, name in enumerate(order, 1):
         on_cpu(m, shared.destroy, name)
-        with pytest.raises(BadArgument, match="^name: there is no cache"):
+        with pytest.raises(BadArgument, match=r"^name: there is no cache"):
             m.slab.find(name)
         for left in order[gone:]:
             assert m.slab.find(left) is shared
@@ -412,7 +412,7 @@ def test_destroy_by_a_name_that_is_another(m: Machine) -> None:
     a = create(m, "a", 48)
     other = create(m, "other", 480)
     for name in ("other", "nobody"):
-        with pytest.raises(BadArgument, match="^name: cache a has no name"):
+        with pytest.raises(BadArgument, match=r"^name: cache a has no name"):
             on_cpu(m, a.destroy, name)
     assert m.slab.find("a") is a
     assert m.slab.find("other") is other

@@ -347,3 +347,15 @@ def test_which_node() -> None:
         s.node[1].total_objects_counter.inc()
         with pytest.raises(SlabError, match="nodes: total_objects of node 1 is 17, but it is 16"):
             m.verify()
+
+
+def test_what_a_cpu_keeps_beside_its_slab(w: Setup) -> None:
+    """Its owners and its node are those of its slab."""
+    w.c.node = 5
+    reports(w, r"checked: the owners or the node that cpu1 keeps are not its slab's")
+
+
+def test_refcount_off(w: Setup) -> None:
+    """It counts the cache and its aliases."""
+    w.s.refcount += 1
+    reports(w, r"checked: refcount 2, but its aliases are \[\]")

@@ -82,6 +82,8 @@ def _check_waits_for_rcu(s: KmemCache, slab: Page) -> None:
 
 
 def _validate_cache(s: KmemCache, mem_map: MemMap, memory: Memory) -> set[Page]:
+    if s.refcount != 1 + len(s.aliases):
+        raise SlabError(f"{s.name}: refcount {s.refcount}, but its aliases are {s.aliases}")
     found: dict[Page, _Found] = {}
     for each in _slabs_of(s):
         if each.slab in found:
@@ -90,6 +92,8 @@ def _validate_cache(s: KmemCache, mem_map: MemMap, memory: Memory) -> set[Page]:
             )
         found[each.slab] = each
         _check_slab(s, each, mem_map, memory)
+    for cpu, c in enumerate(s.cpu_slab.all()):
+        _check_cpu(s, cpu, c)
     for n in s.node:
         _check_node(s, n, [each.slab for each in found.values() if _node_of(each.slab) == n.node])
     return set(found)
@@ -113,6 +117,16 @@ def _slabs_of(s: KmemCache) -> Iterator[_Found]:
         elif c.freelist is not None:
             raise SlabError(f"{s.name}: cpu{cpu} has a free list ({c.freelist:#x}) but no slab")
         yield from _cpu_partial(s, cpu, c)
+
+
+def _check_cpu(s: KmemCache, cpu: int, c: KmemCacheCpu) -> None:
+    """What a CPU keeps beside its slab is that of its slab."""
+    if c.page is None:
+        right = not c.owners and c.node == -1
+    else:
+        right = c.owners is c.page.owners and c.node == _node_of(c.page)
+    if not right:
+        raise SlabError(f"{s.name}: the owners or the node that cpu{cpu} keeps are not its slab's")
 
 
 def _list_of(
