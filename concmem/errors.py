@@ -58,7 +58,7 @@ class ObjectHandedOutTwice(KernelBug):
 
 
 class FreepointerCorrupt(KernelBug):
-    """A free list leads to where no memory is: somebody wrote to a free object."""
+    """A free list leads to where no object is: somebody wrote to a free object."""
 
 
 class CacheBusy(KernelBug):

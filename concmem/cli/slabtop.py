@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from concmem.machine import Machine
     from concmem.workloads import Scenario, StressResult
 
-DEFAULT_SCENARIO: Final = "default"
+DEFAULT_SCENARIO: Final = "slab-churn"
 DEFAULT_DELAY: Final = 3.0
 MAX_DELAY: Final = 24 * 3600.0
 
@@ -105,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _read(file: str) -> str:
     try:
+        if file == "-" and sys.stdin is None:
+            raise BadArgument("file: there is no standard input to read")
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except (OSError, ValueError) as error:
         raise BadArgument(f"cannot be read: {error}") from None

@@ -10,6 +10,8 @@ fails there, from 4 MiB on.
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from concmem.errors import BadArgument, BadArgumentType, BadFree, DoubleFree, KernelBug
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from concmem.mm.page_alloc import PageAllocator
     from concmem.mm.slab_common import SlabCommon
     from concmem.mm.slub_fast_path import Alloc
+    from concmem.mm.vm_area import Caller
     from concmem.mm.vmalloc import Vmalloc
     from concmem.runtime.api import Runtime
 
@@ -173,7 +176,9 @@ class Kmalloc:
             return self._table_for(gfp)[size + 7 >> 3](gfp & ~_OTHER_TYPES, node)
         if size >= KMALLOC_VMALLOC_SIZE:
             may_sleep = gfp & gfp_flags.DIRECT_RECLAIM  # as vmalloc does
-            return self._vmalloc.vmalloc(size, gfp, node) if may_sleep else None
+            return (
+                self._vmalloc.vmalloc_node_range(size, gfp, node, _caller()) if may_sleep else None
+            )
         return self._kmalloc_large(size, gfp, node)
 
     def _table_for(self, gfp: int) -> list[Alloc]:
@@ -227,7 +232,7 @@ class Kmalloc:
             return address
         if not gfp & gfp_flags.DIRECT_RECLAIM:
             return None  # vmalloc sleeps
-        return self._vmalloc.vmalloc(size, gfp, node)
+        return self._vmalloc.vmalloc_node_range(size, gfp, node, _caller())
 
     # -- free
 
@@ -344,3 +349,12 @@ def _check_address(address: int | None) -> int:
     if address.__class__ is not int:
         raise BadArgumentType(f"address: expected an address, got {address!r}")
     return address
+
+
+def _caller() -> Caller:
+    """Who called into this module (``__builtin_return_address``)."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    assert frame is not None
+    return frame.f_code, frame.f_lasti

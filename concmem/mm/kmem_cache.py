@@ -176,7 +176,7 @@ class KmemCache:
     def freepointer_corrupt(self, address: int) -> FreepointerCorrupt:
         """The error for a free list that leads to *address*, which is no memory."""
         return FreepointerCorrupt(
-            f"{self.name}: a free list leads to {address:#x}, where no memory is: somebody wrote to a "
+            f"{self.name}: a free list leads to {address:#x}, where no object is: somebody wrote to a "
             "free object"
         )
 

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 SHRINK_PROMOTE_MAX: Final = 32
 """Slabs with up to that many free objects are sorted by a shrink."""
 
+MAX_NAME: Final = 200
+"""Bytes of a cache's name: it becomes a file name, too."""
+
 MAX_OBJECT_SIZE: Final = PAGE_SIZE << MAX_PAGE_ORDER
 
 
@@ -117,7 +120,7 @@ class SlabCommon:
         Make a cache, or find one to share (``kmem_cache_create_usercopy``). May sleep.
 
         Args:
-            name: unique; no blanks, no slash.
+            name: unique; no blanks, no slash, nothing that cannot be printed, up to 200 bytes.
             size: of an object, bytes, 1 to 4 MiB.
             align: a power of two, or 0 for that of a word.
             flags: ``SLAB_*`` bits (:mod:`concmem.mm.slab_flags`).
@@ -147,15 +150,21 @@ class SlabCommon:
     def _check(name: object, size: object, align: object, flags: object, ctor: object) -> None:
         if not isinstance(name, str):
             raise BadArgumentType(f"name: expected text, got {name!r}")
-        if not name or "/" in name or any(c.isspace() for c in name):
-            raise BadArgument(f"name: must not be empty or have blanks or slashes, got {name!r}")
+        if not 1 <= len(name.encode("utf-8", "replace")) <= MAX_NAME:
+            raise BadArgument(f"name: must have 1 to {MAX_NAME} bytes, got {name!r}")
+        if "/" in name or " " in name or not name.isprintable() or name in {".", ".."}:
+            raise BadArgument(
+                f"name: must not have blanks, slashes or what cannot be printed, nor be . or .., got {name!r}"
+            )
         size = _whole_number("size", size)
         align = _whole_number("align", align)
         flags = _whole_number("flags", flags)
         if not 1 <= size <= MAX_OBJECT_SIZE:
             raise BadArgument(f"size: must be 1 to {MAX_OBJECT_SIZE} bytes, got {size}")
         if not 0 <= align <= MAX_OBJECT_SIZE or align & (align - 1):
-            raise BadArgument(f"align: must be a power of two, or 0, got {align}")
+            raise BadArgument(
+                f"align: must be a power of two up to {MAX_OBJECT_SIZE}, or 0, got {align}"
+            )
         if flags & ~ALL_FLAGS:
             raise BadArgument(f"flags: {flags:#x} has bits that are no flag of a cache")
         if ctor is not None and not callable(ctor):

@@ -90,7 +90,10 @@ class Slub:
     def hand_out(self, s: KmemCache, address: int) -> None:
         """Write down that somebody has the object at *address* now."""
         index = s.freepointer_index(address)
-        owners = self.mem_map.slabs[address >> PAGE_SHIFT].owners
+        slab = self.mem_map.slabs.get(address >> PAGE_SHIFT)
+        if slab is None:
+            raise s.freepointer_corrupt(address)
+        owners = slab.owners
         if owners.setdefault(address, index) is not index:
             raise self.handed_out_twice(s, address)
 
@@ -154,7 +157,10 @@ class Slub:
 
     # -- what was wrong
 
-    def handed_out_twice(self, s: KmemCache, address: int) -> ObjectHandedOutTwice:
+    def handed_out_twice(self, s: KmemCache, address: int) -> KernelBug:
+        slab = self.mem_map.slabs.get(address >> PAGE_SHIFT)
+        if slab is None or slab.slab_cache is not s or (address - slab.s_mem) % s.size:
+            return s.freepointer_corrupt(address)
         return ObjectHandedOutTwice(
             f"{s.name}: object {address:#x} was on the free list of cpu"
             f"{self.rt.smp_processor_id()}, but somebody has it and has not freed it"
@@ -166,7 +172,8 @@ class Slub:
         # Read once: with a slab that somebody else gives back just now, everything is possible.
         owner = None if slab is None else slab.slab_cache
         if slab is None or owner is None:
-            return BadFree(f"address: {where}, which is in no slab")
+            gone = "the cache has been destroyed" if not s.refcount else "or it is free already"
+            return BadFree(f"address: {where}, which is in no slab: it is no object, {gone}")
         if owner is not s:
             return BadFree(f"address: {where}, an object of cache {owner.name}")
         index, offset = divmod(address - slab.s_mem, s.size)

@@ -78,16 +78,17 @@ class Vmalloc(VmAreas):
             BadArgument: *size*, *gfp* or *node* cannot be.
             SleepInAtomic: in an interrupt.
         """
-        return self._vmalloc_node_range(size, gfp, node, caller_of_caller())
+        return self.vmalloc_node_range(size, gfp, node, caller_of_caller())
 
     def vzalloc(self, size: int, gfp: int = GFP_KERNEL, node: int | None = None) -> int | None:
         """As `vmalloc`, filled with zeros."""
         check_gfp(gfp)
-        return self._vmalloc_node_range(size, gfp | ZERO, node, caller_of_caller())
+        return self.vmalloc_node_range(size, gfp | ZERO, node, caller_of_caller())
 
-    def _vmalloc_node_range(
+    def vmalloc_node_range(
         self, size: int, gfp: int, node: int | None, caller: Caller
     ) -> int | None:
+        """As `vmalloc`, for *caller*, who stands for it in ``/proc/vmallocinfo``."""
         check_whole("size", size)
         check_gfp(gfp)
         self._check_node(node)

@@ -7,7 +7,8 @@ line is 0: no page cache, swap, page table, huge page or commit accounting is in
 is made from.
 
 SReclaimable is the slabs of caches with SLAB_RECLAIM_ACCOUNT. KReclaimable is the same number, as
-nothing else is reclaimable. Slab has no pages that ``kmalloc`` took without a cache.
+nothing else is reclaimable. Slab includes the
+large blocks of ``kmalloc``.
 
 MemFree is the zone counters, which drift from the free lists by what the CPUs have not folded in.
 Balloon is newer than 6.12.

@@ -25,7 +25,11 @@ COLUMNS_LINE: Final = (
 )
 
 _NUMBERS: Final = (
-    r"\s+(\d+)" * 5 + r" : tunables" + r"\s+\d+" * 3 + r" : slabdata" + r"\s+(\d+)" * 3
+    r"\s+([0-9]{1,20})" * 5
+    + r" : tunables"
+    + r"\s+[0-9]+" * 3
+    + r" : slabdata"
+    + r"\s+([0-9]{1,20})" * 3
 )
 # Old kernels built for debugging add more after that.
 _LINE: Final = re.compile(rf"(\S.*?){_NUMBERS}(?:\s.*)?")

@@ -179,6 +179,8 @@ class FreeRuntime(api.Runtime):
         while True:
             values += [factory() for _ in self.areas[len(values) :]]  # no lock: see _add_cpu
             with self._percpu_lock:
+                if self._closed:
+                    raise MachineClosed("per-CPU data: the machine has been shut down")
                 if len(values) == len(self.areas):
                     self._factories.append(factory)
                     for area, value in zip(self.areas, values, strict=True):

@@ -87,7 +87,6 @@ KNOWN_CACHES: Final[dict[str, KnownCache]] = {
     "eventpoll_epi": KnownCache(_H | _A),
     "eventpoll_pwq": KnownCache(_A),
     "radix_tree_node": KnownCache(_R, ctor=True),
-    "pidfs_attr_cache": KnownCache(_H | _R | _A),
     "io_kiocb": KnownCache(_H | _T | _A),
     # file systems
     "ext4_inode_cache": _PLAIN_INODES,

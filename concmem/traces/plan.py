@@ -14,6 +14,7 @@ What the trace does not tell:
 
 * How the traced machine had memory left. So ``__GFP_NOFAIL`` is left out: what the model cannot serve
   fails, and does not wait for ever.
+* What is in the objects. So ``__GFP_ZERO`` is left out for objects of caches.
 * Frees of pages or objects whose allocation it does not have (made before the recording or by a task
   that was not recorded) are skipped and counted.
 * What is allocated while it is still allocated was freed unseen. Its free is planned just before

@@ -161,8 +161,9 @@ class Player:
         """A name that no cache of the machine has: as a rule that of the trace."""
         taken = {name for cache in self._machine.slab.caches() for name in names_of(cache)}
         name = planned.name or f"unnamed-{planned.object_size}-{planned.sizes[0]}"
-        # A cache has no blanks and no slash in its name; nor what is no text.
-        name = "_".join(printable(name).replace("/", "!").split())
+        # A cache has no blanks and no slash in its name, nor what cannot be printed, and is short.
+        name = "".join(c if c.isprintable() and c not in " /" else "_" for c in printable(name))
+        name = name.encode()[:150].decode(errors="ignore")
         while name in taken:
             name = f"trace:{name}"
         return name

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from concmem.mm.gfp import NOFAIL
+from concmem.mm.gfp import NOFAIL, ZERO
 from concmem.traces.events import SlabAlloc, SlabFree
 from concmem.traces.steps import (
     BEFORE_TRACE,
@@ -120,7 +120,7 @@ class SlabPlanner:
             if not name:
                 self._unnamed[obj] = (steps, len(steps), bytes_req, bytes_alloc)
             self._caches[cache].allocs += 1
-            steps.append(_new(CacheAllocStep, (obj, cache, gfp & ~NOFAIL, node, line)))
+            steps.append(_new(CacheAllocStep, (obj, cache, gfp & ~(NOFAIL | ZERO), node, line)))
         live[ptr] = (obj, cache, cpu)
         self.planned += 1
         if len(live) > self.peak_live_objects:

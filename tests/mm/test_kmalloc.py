@@ -374,3 +374,16 @@ def test_a_large_block_is_not_split(m: Machine) -> None:
         with pytest.raises(BadFree, match="split_page"):
             on_cpu(m, m.split_page, slab_of(m, address))
         on_cpu(m, m.kfree, address)
+
+
+def test_who_asked_for_vmalloc(m: Machine) -> None:
+    """It is who called kmalloc, kzalloc or kvmalloc, not kmalloc."""
+
+    def asks() -> list[int | None]:
+        return [m.kmalloc(2 << 20), m.kzalloc(2 << 20), m.kvmalloc(2 << 20)]
+
+    addresses = on_cpu(m, asks)
+    areas = m.procfs.read("vmallocinfo").splitlines()
+    assert sum("asks+0x" in line for line in areas) == 3
+    for address in addresses:
+        on_cpu(m, m.kfree, address)

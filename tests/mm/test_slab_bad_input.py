@@ -118,7 +118,9 @@ def test_create_refuses_flags(m: Machine, flags: int) -> None:
     refuses(m, BadArgumentType, "^flags: ", m.kmem_cache_create, "new", 64, 0, "SLAB_ACCOUNT")
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a/b", "a\n", "\t"])
+@pytest.mark.parametrize(
+    "name", ["", "a b", "a/b", "a\n", "\t", ".", "..", "a\0b", "x" * 201, "\x1b[1m"]
+)
 def test_create_refuses_names(m: Machine, name: str) -> None:
     """A name that no file of /proc or /sys could show."""
     refuses(m, BadArgument, "^name: ", m.kmem_cache_create, name, 64)

@@ -192,13 +192,15 @@ def _check_slab(s: KmemCache, found: _Found, mem_map: MemMap, memory: Memory) ->
     for what, these in (("the slab's free list", free), ("the CPU's free list", cpu_free)):
         both = these & slab.owners.keys()
         if both:
-            raise SlabError(f"{where}: object {min(both):#x} is on {what}, and somebody has it")
+            raise SlabError(
+                f"{where[:-1]}: object {min(both):#x} is on {what}, and somebody has it"
+            )
     if free & cpu_free:
-        raise SlabError(f"{where}: object {min(free & cpu_free):#x} is on both free lists")
+        raise SlabError(f"{where[:-1]}: object {min(free & cpu_free):#x} is on both free lists")
     lost = objects - free - cpu_free - slab.owners.keys()
     if lost or len(slab.owners) + len(free) + len(cpu_free) != slab.objects:
         raise SlabError(
-            f"{where}: {len(slab.owners)} objects in use, {len(free)} free, {len(cpu_free)} on the "
+            f"{where[:-1]}: {len(slab.owners)} objects in use, {len(free)} free, {len(cpu_free)} on the "
             f"CPU's free list; lost: {', '.join(map(hex, sorted(lost)))}"
         )
 
@@ -211,9 +213,11 @@ def _walk(
     address = freelist or 0
     while address:
         if address not in objects:
-            raise SlabError(f"{where}: the free list leads to {address:#x}, which is no object")
+            raise SlabError(
+                f"{where[:-1]}: the free list leads to {address:#x}, which is no object"
+            )
         if address in seen:
-            raise SlabError(f"{where}: the free list comes to {address:#x} twice")
+            raise SlabError(f"{where[:-1]}: the free list comes to {address:#x} twice")
         seen.add(address)
         slot = address + s.offset
         stored = memory.read_u64(slot)
