@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Director(threading.Thread):
-    """Runs *scenario* on *machine*. `start` it, `join` it, read what it found."""
+    """Runs *scenario* on *machine*. `start` it, `wait` for it, read what it found."""
 
     def __init__(self, machine: Machine, scenario: Scenario) -> None:
         super().__init__(name="concmem-stress", daemon=True)
@@ -49,6 +49,19 @@ class Director(threading.Thread):
         self._next_verify: float | None = None  # a time of perf_counter()
         self.slabs = SlabActivityLog(machine)
         self._allocated_before = 0
+        self._ended = False
+        self._running = threading.Lock()
+        self._running.acquire()
+
+    def wait(self, seconds: float) -> bool:
+        """
+        Wait for the end, at most so long; whether it has come.
+
+        Not by `join`: Ctrl-C in the middle of that makes CPython 3.11 take the thread for ended.
+        """
+        if not self._ended and self._running.acquire(timeout=seconds):
+            self._running.release()  # if Ctrl-C comes before this, the flag is there
+        return self._ended
 
     def operations(self) -> int:
         """Operations so far, kernel threads included."""
@@ -64,6 +77,13 @@ class Director(threading.Thread):
 
     def run(self) -> None:
         """All phases, and the last verification."""
+        try:
+            self._direct()
+        finally:
+            self._ended = True
+            self._running.release()
+
+    def _direct(self) -> None:
         if self.scenario.verify_every:
             self._next_verify = perf_counter() + self.scenario.verify_every
         try:

@@ -117,9 +117,10 @@ class _Run:
         """Start, and wait for the end, for a hang, or for the user."""
         director = self._director
         director.start()
-        while director.is_alive():
+        ended = False
+        while not ended:
             try:
-                director.join(every)
+                ended = director.wait(every)
                 if self._on_progress is not None:
                     self._on_progress(self._progress())
                 if self._is_hung():
@@ -132,7 +133,8 @@ class _Run:
                 director.stop()
             except BaseException:
                 director.stop()  # on_progress failed: leave nothing running
-                director.join()
+                while not director.wait(1):
+                    pass
                 raise
         self._seconds = perf_counter() - self._began
 

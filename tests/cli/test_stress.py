@@ -187,10 +187,15 @@ def test_no_command_is_bad_usage(capsys: Capture) -> None:
     assert "usage: concmem" in capsys.readouterr().err
 
 
-def test_ctrl_c_ends_a_run_with_a_clean_partial_result(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("scenario", "workload"), [("cross-cpu", "producer-consumer"), ("slab-churn", "slab-churn")]
+)
+def test_ctrl_c_ends_a_run_with_a_clean_partial_result(
+    tmp_path: Path, scenario: str, workload: str
+) -> None:
     """A real SIGINT while the run is on: status 130, JSON and verdict all the same."""
     path = tmp_path / "result.json"
-    arguments = ["stress", "cross-cpu", "--seconds", "1000", "--cpus", "3", "--json", str(path)]
+    arguments = ["stress", scenario, "--seconds", "1000", "--cpus", "3", "--json", str(path)]
     code = (
         # Whoever runs the tests may ignore SIGINT, and children inherit that.
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -203,7 +208,7 @@ def test_ctrl_c_ends_a_run_with_a_clean_partial_result(tmp_path: Path) -> None:
         text=True,
     ) as process:
         assert process.stderr is not None
-        assert "producer-consumer" in process.stderr.readline()  # the first line of progress
+        assert workload in process.stderr.readline()  # the first line of progress
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
     assert process.returncode == 130, err
@@ -212,6 +217,7 @@ def test_ctrl_c_ends_a_run_with_a_clean_partial_result(tmp_path: Path) -> None:
     assert data["interrupted"] is True
     assert data["verdict"] == "clean"
     assert data["memory"]["allocated"] == 0
+    assert data["verifications"] >= 1
 
 
 def test_the_package_runs_as_a_module() -> None:
