@@ -19,6 +19,7 @@ from concmem.mm.per_cpu_pageset import PerCpuPageset
 from concmem.mm.reclaim import Reclaim
 from concmem.mm.slow_path import SlowPath
 from concmem.mm.zone import Zone
+from concmem.units import PAGE_OFFSET
 
 
 def our_threads() -> list[str]:
@@ -217,3 +218,17 @@ def test_run_gives_results_in_order() -> None:
     """Results come by CPU, idle CPUs give None."""
     with concmem.Machine(cpus=4, memory="8M") as m:
         assert m.run([m.smp_processor_id, None, m.smp_processor_id]) == [0, None, 2]
+
+
+def test_memory_of_a_closed_machine() -> None:
+    """It says that the machine is gone."""
+    m = Machine(cpus=1, memory="16M")
+    m.close()
+    for use in (
+        lambda: m.memory.read(PAGE_OFFSET, 8),
+        lambda: m.memory.write(PAGE_OFFSET, b"x"),
+        lambda: m.memory.fill(PAGE_OFFSET, 8),
+        lambda: m.kmem_cache_create("a", 8),
+    ):
+        with pytest.raises(MachineClosed):
+            use()

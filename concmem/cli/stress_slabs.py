@@ -62,7 +62,7 @@ def _cache_table(result: StressResult) -> Table:
     table = make_table(
         "most active caches",
         (
-            *("cache", "size", "allocated", "fast path", "freed", "fast path", "remote frees"),
+            *("cache", "size", "allocated", "fast path", "freed", "fast path", "slow path"),
             *("new slabs", "freed slabs"),
         ),
     )

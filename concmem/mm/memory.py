@@ -12,7 +12,7 @@ from __future__ import annotations
 import mmap
 from typing import TYPE_CHECKING, Final
 
-from concmem.errors import BadArgument
+from concmem.errors import BadArgument, MachineClosed
 from concmem.units import PAGE_OFFSET, PAGE_SIZE, VMALLOC_END, VMALLOC_START
 
 if TYPE_CHECKING:
@@ -39,7 +39,11 @@ class Memory:
         Raises:
             BadArgument: there is nothing, or not everywhere.
         """
-        if nr_bytes >= 0 and self.page_table is not None and VMALLOC_START <= address < VMALLOC_END:
+        if self._bytes.closed:
+            raise MachineClosed("memory: the machine has been shut down")
+        if nr_bytes < 0:
+            raise BadArgument(f"nr_bytes: must not be negative, got {nr_bytes}")
+        if self.page_table is not None and VMALLOC_START <= address < VMALLOC_END:
             return self.page_table.translate(address, nr_bytes)
         raise BadArgument(
             f"address: {address:#x}+{nr_bytes} is outside of memory, "
@@ -101,6 +105,7 @@ class Memory:
         for view in self._views:
             view.release()
         self._bytes.close()
+        self.size = 0  # so that every later use is looked at twice
 
 
 def pfn_to_virt(pfn: int) -> int:

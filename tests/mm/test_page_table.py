@@ -161,9 +161,9 @@ def test_addresses_of_no_range(memory: Memory, address: int) -> None:
 def test_negative_size(table: PageTable, memory: Memory) -> None:
     """Less than no bytes are refused, also where something is mapped."""
     table.map(START, [5])
-    with pytest.raises(BadArgument, match=r"^address: "):
+    with pytest.raises(BadArgument, match=r"^nr_bytes: "):
         memory.read(START, -1)
-    with pytest.raises(BadArgument, match=r"^address: "):
+    with pytest.raises(BadArgument, match=r"^nr_bytes: "):
         memory.fill(START, -1)
 
 

@@ -575,3 +575,16 @@ def test_an_object_on_the_free_list_twice_in_bulk(m: Machine) -> None:
         on_cpu(m, cache.alloc_bulk, 2)
     del slab.owners[taken[1]]
     m.verify()
+
+
+def test_a_free_list_that_leads_into_another_object() -> None:
+    """Nothing tells at once, as in Linux; verify() names what was handed out and is no object."""
+    with Machine(cpus=1, memory="16M") as m:
+        cache = m.kmem_cache_create("a", 200)
+        first, second = on_cpu(m, lambda: [cache.alloc(), cache.alloc()])
+        on_cpu(m, lambda: [cache.free(second), cache.free(first)])
+        m.memory.write_u64(first + cache.offset, first + 8)
+        m.memory.write_u64(first + 8 + cache.offset, 0)
+        assert on_cpu(m, lambda: [cache.alloc(), cache.alloc()]) == [first, first + 8]
+        with pytest.raises(SlabError, match=f"{first + 8:#x} was handed out, but is no object"):
+            m.verify()

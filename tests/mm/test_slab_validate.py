@@ -321,7 +321,7 @@ def test_lost_object(w: Setup) -> None:
 def test_owner_of_no_object(w: Setup) -> None:
     """Somebody who has what is no object."""
     w.full.owners[5] = 0
-    reports(w, "5 objects in use, 0 free")
+    reports(w, "0x5 was handed out, but is no object")
 
 
 @pytest.mark.parametrize("hardened", [False, True])

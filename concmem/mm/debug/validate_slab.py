@@ -197,6 +197,9 @@ def _check_slab(s: KmemCache, found: _Found, mem_map: MemMap, memory: Memory) ->
             )
     if free & cpu_free:
         raise SlabError(f"{where[:-1]}: object {min(free & cpu_free):#x} is on both free lists")
+    strangers = slab.owners.keys() - objects
+    if strangers:
+        raise SlabError(f"{where[:-1]}: {min(strangers):#x} was handed out, but is no object")
     lost = objects - free - cpu_free - slab.owners.keys()
     if lost or len(slab.owners) + len(free) + len(cpu_free) != slab.objects:
         raise SlabError(
