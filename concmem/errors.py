@@ -69,6 +69,10 @@ class CacheDestroyed(KernelBug):
     """A cache was used after it had been destroyed."""
 
 
+class PoolBusy(KernelBug):
+    """A memory pool was destroyed while elements were missing, or used after that."""
+
+
 class BadPageState(KernelBug):
     """``BUG: Bad page state``: a freed page is still mapped, locked or otherwise in use."""
 
@@ -77,8 +81,24 @@ class BadPageTable(KernelBug):
     """A page is mapped where another is, or where a TLB may still have an older translation."""
 
 
+class SegmentationFault(KernelBug):
+    """SIGSEGV: a process used an address that it has not mapped, or not for that."""
+
+
+class BusError(KernelBug):
+    """SIGBUS: a process used a page of a mapping that is behind the end of the file."""
+
+
+class OutOfMemory(ConcmemError):
+    """A page fault found no memory. It cannot return ``None``; a kernel would kill the process."""
+
+
 class ListCorruption(KernelBug):
     """``list_add``/``list_del`` found neighbours that do not point back (CONFIG_DEBUG_LIST)."""
+
+
+class HeapCorruption(KernelBug):
+    """malloc found that the program has damaged its heap: what ``malloc_printerr`` aborts with."""
 
 
 class LockMisuse(KernelBug, RuntimeError):
@@ -111,6 +131,14 @@ class SlabError(ValidationError):
 
 class VmapError(ValidationError):
     """Virtual areas overlap or are lost, or the page tables do not agree with them."""
+
+
+class AddressSpaceError(ValidationError):
+    """VMAs, page tables, mapcounts or counters of address spaces disagree."""
+
+
+class HeapError(ValidationError):
+    """The heaps of a process's malloc do not tile into chunks, or its bins disagree with them."""
 
 
 class TraceError(ConcmemError):

@@ -12,6 +12,7 @@ from concmem.config import MachineConfig
 from concmem.errors import BadArgument
 from concmem.mm.cma import CmaArea, reserve_cma
 from concmem.mm.debug.validate import validate_pages
+from concmem.mm.debug.validate_mm import validate_processes
 from concmem.mm.debug.validate_slab import validate_slabs
 from concmem.mm.debug.validate_vmalloc import validate_vmalloc
 from concmem.mm.drain import Drain
@@ -21,12 +22,17 @@ from concmem.mm.kmem_cache import FreelistOptions
 from concmem.mm.log import KernelLog
 from concmem.mm.mem_map import MemMap
 from concmem.mm.memory import Memory
+from concmem.mm.mempool import Mempool
+from concmem.mm.mempool_create import Mempools
+from concmem.mm.mm_struct import MmStruct
 from concmem.mm.node import PgData
 from concmem.mm.page_alloc import PageAllocator
 from concmem.mm.page_table import PageTable
 from concmem.mm.per_cpu_pageset import PerCpuPageset
+from concmem.mm.process import ProcessTable
 from concmem.mm.rcu import Rcu
 from concmem.mm.reclaim import Reclaim
+from concmem.mm.shmem import Shmem
 from concmem.mm.slab_boot import REPLACEABLE as SLAB_REPLACEABLE
 from concmem.mm.slab_boot import kmem_cache_init
 from concmem.mm.slab_common import SlabCommon
@@ -54,12 +60,15 @@ REPLACEABLE = (
     FreeArea,
     Kmalloc,
     MemMap,
+    Mempool,
+    MmStruct,
     PageAllocator,
     PageTable,
     PerCpuPageset,
     PgData,
     Rcu,
     Reclaim,
+    Shmem,
     SlowPath,
     Vmalloc,
     VmapBlocks,
@@ -80,10 +89,12 @@ class Kernel:
         BadArgument: *config* replaces a class that cannot be replaced.
     """
 
-    def __init__(self, rt: Runtime, config: MachineConfig) -> None:
+    def __init__(
+        self, rt: Runtime, config: MachineConfig, also_replaceable: tuple[type, ...] = ()
+    ) -> None:
         for cls in config.classes:
-            if cls not in REPLACEABLE:
-                names = ", ".join(each.__name__ for each in REPLACEABLE)
+            if cls not in REPLACEABLE + also_replaceable:
+                names = ", ".join(each.__name__ for each in REPLACEABLE + also_replaceable)
                 raise BadArgument(f"classes: {cls.__name__} cannot be replaced, only {names}")
         self._rt = rt
         self._config = config
@@ -119,6 +130,10 @@ class Kernel:
         self.kmalloc = self._make(Kmalloc)(
             rt, self.memory, self.page_alloc, self.slab, self.vm_areas
         )
+        self.mempools = Mempools(
+            rt, self.events, self.kmalloc, self.page_alloc, self._make(Mempool)
+        )
+        self.processes = self._processes_init()
 
     def _make(self, cls: type[T]) -> type[T]:
         """The class to use for *cls*: itself, or its replacement."""
@@ -134,6 +149,7 @@ class Kernel:
         validate_pages(self.mem_map, self.zones)
         validate_slabs(self.slab.caches(), self.mem_map, self.memory, self.nodes)
         validate_vmalloc(self.vm_areas)
+        validate_processes(self.processes)
 
     # -- boot, step by step
 
@@ -221,6 +237,18 @@ class Kernel:
         blocks = self._make(VmapBlocks)(rt, rt.watch(space))
         return self._make(Vmalloc)(
             rt, space, blocks, self.page_alloc, self.mem_map, self.workqueue, self.log
+        )
+
+    def _processes_init(self) -> ProcessTable:
+        """User space, without a process (``fork_init``, ``shmem_init``)."""
+        return ProcessTable(
+            self._rt,
+            self.memory,
+            self.mem_map,
+            self.page_alloc,
+            self.zones,
+            self.events,
+            (self._make(MmStruct), self._make(Shmem)),
         )
 
     def _slab_init(self) -> SlabCommon:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from concmem.config import MachineConfig
 from concmem.errors import BadArgument
@@ -14,6 +14,7 @@ from concmem.kernel import Kernel
 from concmem.mm.kmem_cache import KmemCache
 from concmem.mm.memory import pfn_to_virt, virt_to_pfn
 from concmem.mm.page import Page
+from concmem.mm.process_statistics import user_statistics
 from concmem.mm.reclaim import Shrinker
 from concmem.mm.statistics import CpuStatistics, MachineStatistics
 from concmem.reports.procfs import ProcFs
@@ -21,6 +22,8 @@ from concmem.runtime.free import FreeRuntime
 from concmem.runtime.jitter import JitterRuntime
 from concmem.runtime.lockstat import LockClassStatistics
 from concmem.units import format_size
+from concmem.user.malloc import REPLACEABLE as MALLOC_REPLACEABLE
+from concmem.user.process import UserProcess, UserSpace
 
 T = TypeVar("T")
 
@@ -73,6 +76,10 @@ class Machine:
         kmalloc_array(n, size, gfp), kcalloc(...), kvmalloc(size, gfp, node), krealloc(address, size, gfp),
             ksize(address): as in the kernel. On a CPU.
         kfree(address), kvfree(address): free any of these, and objects of caches. On a CPU.
+        mempool_create(min_nr, cache_or_alloc, free=None, pool_data=None, allocator_first=False),
+            mempool_create_kmalloc_pool(min_nr, size), mempool_create_page_pool(min_nr, order): a
+            :class:`~concmem.mm.mempool.Mempool`: ``alloc(gfp, timeout=)``, ``free(element)``,
+            ``resize(min_nr)``, ``destroy()``. On a CPU.
         slab: the caches: ``caches()``, newest first, and ``find(name)``.
         rcu: ``read_lock()``, ``read_unlock()``, ``call_rcu(function)``, ``synchronize_rcu()``,
             ``rcu_barrier()``.
@@ -82,6 +89,11 @@ class Machine:
         vmap(pages), vunmap(address); vm_map_ram(pages), vm_unmap_ram(address, count),
             vm_unmap_aliases(): map pages that one has. On a CPU; may sleep.
         vm_areas: what is mapped where: ``find_vm_area(address)``, ``vmalloc_to_page(address)``.
+        process(name="process", rlimit_as=, rlimit_data=, rlimit_stack=, max_map_count=): a new
+            :class:`~concmem.mm.process.Process`, with an address space of its own.
+        processes: those that have not exited: ``processes()``.
+        shmem_create(size): memory for several processes to map (``mmap(file=...)``), or ``None``.
+        set_overcommit(mode, ratio=50): what may be promised: ``vm.overcommit_memory`` 0, 1 or 2.
         workqueue: deferred work: ``drain()`` waits for all of it.
         memory: the bytes: ``read(address, n)``, ``write(address, data)``.
         procfs: ``/proc`` texts: ``names()``, ``read(name)``, ``export(directory)``.
@@ -130,7 +142,8 @@ class Machine:
         self.runtime = make_runtime(runtime, cpus, seed, lockstat, pin)
         self.runtime.claim(self)
         try:
-            self.kernel = Kernel(self.runtime, self.config)
+            self.kernel = Kernel(self.runtime, self.config, MALLOC_REPLACEABLE)
+            UserSpace(self.kernel.processes, self.config.classes)
             self._bind(self.kernel)
             self.procfs = ProcFs(self.statistics)
         except BaseException:
@@ -168,6 +181,9 @@ class Machine:
         self.kvfree = kernel.kmalloc.kvfree
         self.ksize = kernel.kmalloc.ksize
         self.krealloc = kernel.kmalloc.krealloc
+        self.mempool_create = kernel.mempools.create
+        self.mempool_create_kmalloc_pool = kernel.mempools.create_kmalloc_pool
+        self.mempool_create_page_pool = kernel.mempools.create_page_pool
         self.vm_areas = kernel.vm_areas
         self.vmalloc = kernel.vm_areas.vmalloc
         self.vzalloc = kernel.vm_areas.vzalloc
@@ -177,6 +193,9 @@ class Machine:
         self.vm_map_ram = kernel.vm_areas.vm_map_ram
         self.vm_unmap_ram = kernel.vm_areas.vm_unmap_ram
         self.vm_unmap_aliases = kernel.vm_areas.vm_unmap_aliases
+        self.processes = kernel.processes
+        self.shmem_create = kernel.processes.context.shmem.create
+        self.set_overcommit = kernel.processes.context.commit.set_overcommit
 
     # -- CPUs
 
@@ -291,6 +310,18 @@ class Machine:
         """
         return self.slab.create(name, size, align, flags, ctor)
 
+    def process(self, name: str = "process", **limits: int) -> UserProcess:
+        """
+        A new process, with an address space and a C library of its own. From any thread.
+
+        Args:
+            limits: ``rlimit_as``, ``rlimit_data``, ``rlimit_stack`` (bytes), ``max_map_count``.
+
+        Raises:
+            BadArgument: something cannot be.
+        """
+        return cast(UserProcess, self.processes.create(name, **limits))
+
     # -- look and check
 
     def verify(self) -> None:
@@ -300,13 +331,23 @@ class Machine:
         Raises:
             ValidationError: the rule that is broken, with zone, order and pfn, or addresses.
         """
-        self.runtime.stop_machine(self.kernel.validate)
+        self.runtime.stop_machine(self._validate)
+
+    def _validate(self) -> None:
+        """The kernel, and the heap of every process. All CPUs are parked."""
+        self.kernel.validate()
+        for process in self.processes.processes():
+            if isinstance(process, UserProcess):
+                process.validate_malloc()
 
     def statistics(self) -> MachineStatistics:
         """A copy of all counters. Does not stop the CPUs."""
+        user = user_statistics(self.processes, len(self.nodes))
         return MachineStatistics(
             nr_cpus=self.runtime.nr_cpus,
-            nodes=tuple(node.statistics() for node in self.nodes),
+            nodes=tuple(
+                node.statistics()._replace(user=user.nodes[node.node_id]) for node in self.nodes
+            ),
             cpus=tuple(
                 CpuStatistics(cpu, node.node_id, thread.native_id, thread.nr_interrupts)
                 for node in self.nodes
@@ -318,6 +359,9 @@ class Machine:
             locks=self.lock_statistics(),
             slabs=tuple(s.statistics() for s in self.slab.caches()),
             vmalloc=self.vm_areas.statistics(),
+            user=user,
+            destroyed_slab_events=dict(self.slab.destroyed_events),
+            proc_reads=dict(self.procfs.nr_reads),
         )
 
     def lock_statistics(self) -> tuple[LockClassStatistics, ...]:

@@ -19,8 +19,9 @@ FLOORS = {
     "runtime": {"errors", "units"},
     "mm": {"errors", "units", "runtime.api"},
     "explore": {"errors", "units", "runtime.api"},
-    "user": {"errors", "units", "mm"},
-    "reports": {"errors", "units", "mm.statistics", "mm.migratetype", "mm.slab_flags"},
+    "user": {"errors", "units", "runtime.api", "mm"},
+    "reports": {"errors", "units", "mm.statistics", "mm.migratetype", "mm.slab_flags"}
+    | {"mm.statistics_process"},
     "config": {"errors", "units"},
     "kernel": {"errors", "units", "runtime.api", "mm", "config"},
     "machine": {"errors", "units", "runtime", "mm", "reports", "config", "kernel", "user"},

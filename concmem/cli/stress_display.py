@@ -24,6 +24,7 @@ from concmem.cli.display import (
 )
 from concmem.cli.stress_slabs import show_slabs
 from concmem.mm.statistics import MachineStatistics
+from concmem.reports.flows import FLOWS, coverage_line, never_line
 from concmem.units import PAGE_SIZE
 from concmem.workloads.stress import StressProgress
 
@@ -149,6 +150,10 @@ def show_result(console: Console, result: StressResult) -> None:
         f"pages: {count(memory.managed)} managed = {count(memory.free)} free + "
         f"{count(memory.cached)} cached + {count(memory.allocated)} allocated\n",
     )
+    print_text(console, coverage_line(FLOWS.values(), result.event_totals))
+    if never := never_line(FLOWS.values(), result.event_totals):
+        print_text(console, never)
+    print_text(console, "")
     for error in result.errors[:MAX_ERRORS_SHOWN]:
         print_text(console, f"{error.type}: {error.message}", "red")
         if error.cause:

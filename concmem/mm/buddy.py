@@ -53,6 +53,13 @@ class BuddySystem:
         self.nr_reserved_highatomic = 0
         """Pages in high-atomic blocks. Written under the lock; the watermark test reads without."""
         self.pageset: PerCpu[PerCpuPageset]
+        # lock: what became of freed blocks; blocks of MAX_PAGE_ORDER, which have no buddy, apart
+        self.nr_buddy_frees = 0
+        """Blocks freed whose buddy was looked for."""
+        self.nr_merges = 0
+        """Steps in which a block became one with its buddy."""
+        self.nr_merged_whole = 0
+        """Blocks that grew to MAX_PAGE_ORDER."""
         # lock: the range of blocks of MAX_PAGE_ORDER that were never used. They are counted as free
         # movable blocks, but have no page structs and are not linked yet.
         self.deferred = range(0)
@@ -95,6 +102,7 @@ class BuddySystem:
         lockdep_assert_held(self.lock)
         page.order = -1
         self._account_freepages(1 << order, migratetype)
+        freed_order = order
         while order < MAX_PAGE_ORDER:
             buddy = self._find_buddy_page(page.pfn, order)
             if buddy is None:
@@ -110,9 +118,18 @@ class BuddySystem:
             if buddy.pfn < page.pfn:
                 page = buddy
             order += 1
+        self._count_merges(freed_order, order)
         self._add_to_free_list(
             page, order, migratetype, to_tail or self._buddy_merge_likely(page, order)
         )
+
+    def _count_merges(self, freed_order: int, order: int) -> None:
+        """Once for each free, not for each step: a block of *freed_order* became one of *order*."""
+        if freed_order < MAX_PAGE_ORDER:
+            self.nr_buddy_frees += 1
+            if order != freed_order:
+                self.nr_merges += order - freed_order
+                self.nr_merged_whole += order == MAX_PAGE_ORDER
 
     def _find_buddy_page(self, pfn: int, order: int) -> Page | None:
         """The buddy of the block at *pfn*, if it is free as a whole (``find_buddy_page_pfn``)."""

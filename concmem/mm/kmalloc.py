@@ -110,6 +110,7 @@ class Kmalloc:
         self._rt = rt
         self._memory = memory
         self._page_alloc = page_alloc
+        self._events = page_alloc.events
         self._slabs = page_alloc.mem_map.slabs
         self._vmalloc = vmalloc
         self.caches: dict[str, dict[int, KmemCache]] = {
@@ -175,10 +176,10 @@ class Kmalloc:
         if size <= KMALLOC_MAX_CACHE_SIZE:
             return self._table_for(gfp)[size + 7 >> 3](gfp & ~_OTHER_TYPES, node)
         if size >= KMALLOC_VMALLOC_SIZE:
-            may_sleep = gfp & gfp_flags.DIRECT_RECLAIM  # as vmalloc does
-            return (
-                self._vmalloc.vmalloc_node_range(size, gfp, node, _caller()) if may_sleep else None
-            )
+            if not gfp & gfp_flags.DIRECT_RECLAIM:
+                return None  # vmalloc sleeps
+            self._events.count("kmalloc_vmalloc")
+            return self._vmalloc.vmalloc_node_range(size, gfp, node, _caller())
         return self._kmalloc_large(size, gfp, node)
 
     def _table_for(self, gfp: int) -> list[Alloc]:
@@ -191,6 +192,7 @@ class Kmalloc:
     def _kmalloc_large(self, size: int, gfp: int, node: int | None) -> int | None:
         """Whole pages (``___kmalloc_large_node``)."""
         page = self._page_alloc.alloc_pages(get_order(size), gfp | gfp_flags.COMP, node)
+        self._events.count("kmalloc_large")
         if page is None:
             return None
         address = pfn_to_virt(page.pfn)
@@ -284,6 +286,7 @@ class Kmalloc:
         page.zone.zone_pgdat.account_slab(False, -1 << page.order)
         page._mapcount = PAGE_TYPE_NONE
         self._page_alloc.free_pages(page, page.order)
+        self._events.count("kfree_large")
 
     def _bad_free_large(self, page: Page | None, address: int) -> KernelBug:
         where = f"address: cpu{self._rt.smp_processor_id()} frees {address:#x}"

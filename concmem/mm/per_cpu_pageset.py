@@ -72,6 +72,7 @@ class PerCpuPageset:
         "lists",
         "lock",
         "max_free_count",
+        "nr_drain",
         "nr_flush",
         "nr_flushed",
         "nr_free",
@@ -113,6 +114,8 @@ class PerCpuPageset:
         """Refills, and pages they brought."""
         self.nr_flush = self.nr_flushed = 0
         """Flushes and drains, and pages they took."""
+        self.nr_drain = 0
+        """Of `nr_flush`, those that a drain asked for."""
         self.above_mark = False
         """Whether the zone is above its `fast_mark`; written under zone->lock, read without."""
         # Written by set_sizes, read without lock: free_pcppages_bulk survives any mixture.
@@ -160,7 +163,7 @@ class PerCpuPageset:
         finally:  # also when a list turned out to be corrupted: what came has come
             got = len(pages) - before
             self.count += got << order
-            self.nr_refill += 1
+            self.nr_refill += got > 0
             self.nr_refilled += got << order
         return bool(pages)
 
@@ -263,7 +266,7 @@ class PerCpuPageset:
                 batch.append((self.lists[pindex].pop(), order))
                 self.count -= 1 << order
                 count -= 1 << order
-        self.nr_flush += 1
+        self.nr_flush += before > self.count
         self.nr_flushed += before - self.count
         self.zone.free_bulk(batch)
 
@@ -282,6 +285,7 @@ class PerCpuPageset:
                 if not nr:
                     return True
                 self._free_pcppages_bulk(nr, 0)
+                self.nr_drain += 1
             finally:
                 self.lock.release()
         return False
@@ -301,4 +305,5 @@ class PerCpuPageset:
             nr_flush=self.nr_flush,
             vm_stat_diff=self.vm_stat_diff,
             stat_threshold=self.stat_threshold,
+            nr_drain=self.nr_drain,
         )

@@ -10,6 +10,7 @@ Follows ``mm/slab_common.c`` and ``kmem_cache_destroy``/``__kmem_cache_do_shrink
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -88,6 +89,8 @@ class SlabCommon:
         # slab_mutex
         self._slab_caches: list[KmemCache] = []
         self._names: dict[str, KmemCache] = {}
+        self.destroyed_events: Counter[str] = Counter()
+        """SLUB statistics of the caches that are gone, summed."""
 
     def caches(self) -> list[KmemCache]:
         """All caches, newest first. No lock: one copy of a list."""
@@ -277,6 +280,8 @@ class SlabCommon:
                 raise self._objects_remaining(s)
             s.refcount = 0
             self._slab_caches.remove(s)
+            for c in s.cpu_slab.all():
+                self.destroyed_events.update(c.all_events())
             del self._names[s.name]
         if rcu_set:
             self._wait_for_slabs()

@@ -47,6 +47,7 @@ class SlabPages:
 
     def __init__(self, rt: Runtime, page_alloc: PageAllocator, rcu: Rcu) -> None:
         self._rt = rt
+        self.events = page_alloc.events
         self._page_alloc = page_alloc
         self._slabs = page_alloc.mem_map.slabs
         self._rcu = rcu

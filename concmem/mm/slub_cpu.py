@@ -51,6 +51,7 @@ class CpuSlabs:
         self._rt = rt
         self._pages = pages
         self._words = words
+        self.events = pages.events
 
     @staticmethod
     def get_node(s: KmemCache, slab: Page) -> KmemCacheNode:
@@ -158,12 +159,13 @@ class CpuSlabs:
             n.add_full(slab)
         return False
 
-    @staticmethod
-    def keep_empty_slab(s: KmemCache, n: KmemCacheNode, slab: Page) -> bool:
+    def keep_empty_slab(self, s: KmemCache, n: KmemCacheNode, slab: Page) -> bool:
         """Keep an empty slab that is on no list, unless there are enough. Caller holds list_lock."""
         if n.nr_free_slabs >= s.min_partial:
+            self.events.count("slab_empty_discarded")
             return False
         n.add_free(slab)
+        self.events.count("slab_empty_kept")
         return True
 
     # -- CPU partial lists
@@ -205,6 +207,7 @@ class CpuSlabs:
             return self.keep_empty_slab(s, n, slab)
         n.add_partial(slab, tail=True)
         s.cpu_slab.this().count("free_add_partial")
+        self.events.count("slab_put_partial")
         return True
 
     # -- flush

@@ -86,4 +86,5 @@ class SlubFree:
         """The last object of a slab on `slabs_partial` is free; whether it has to go. Under list_lock."""
         n.remove_partial(slab)
         c.count("free_remove_partial")
+        self._cpu_slabs.events.count("slab_free_emptied")
         return not self._cpu_slabs.keep_empty_slab(s, n, slab)

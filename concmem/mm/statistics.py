@@ -6,8 +6,11 @@ The texts of ``/proc`` are pure functions of these (see :mod:`concmem.reports`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
+from concmem.mm.statistics_process import UserNodeStatistics, UserStatistics
 from concmem.runtime.lockstat import LockClassStatistics
 
 
@@ -31,6 +34,8 @@ class PagesetStatistics(NamedTuple):
     vm_stat_diff: int
     """This CPU's share of the zone's counter that is not folded in yet."""
     stat_threshold: int
+    nr_drain: int = 0
+    """Of `nr_flush`, those that a drain asked for."""
 
 
 class ZoneStatistics(NamedTuple):
@@ -64,6 +69,12 @@ class ZoneStatistics(NamedTuple):
     flags: tuple[str, ...]
     pagesets: tuple[PagesetStatistics, ...]
     """One for each CPU; kernel threads have none worth showing."""
+    nr_buddy_frees: int = 0
+    """Blocks that came to the buddy system and whose buddy was looked for."""
+    nr_merges: int = 0
+    """Times that a block and its free buddy became one."""
+    nr_merged_whole: int = 0
+    """Blocks that grew to the largest order so."""
 
 
 class NodeStatistics(NamedTuple):
@@ -77,6 +88,8 @@ class NodeStatistics(NamedTuple):
     nr_slab_reclaimable: int = 0
     nr_slab_unreclaimable: int = 0
     """Pages of slabs, whether a shrinker can free them (``SLAB_RECLAIM_ACCOUNT``) or not."""
+    user: UserNodeStatistics | None = None
+    """Pages of processes."""
 
 
 class CpuStatistics(NamedTuple):
@@ -233,3 +246,9 @@ class MachineStatistics(NamedTuple):
     slabs: tuple[SlabStatistics, ...] = ()
     """Caches, newest first."""
     vmalloc: VmallocStatistics | None = None
+    destroyed_slab_events: Mapping[str, int] = MappingProxyType({})
+    """SLUB statistics of caches that have been destroyed, summed."""
+    proc_reads: Mapping[str, int] = MappingProxyType({})
+    """Times that each ``/proc`` file was read."""
+    user: UserStatistics | None = None
+    """Processes and their memory."""

@@ -123,6 +123,7 @@ class Vmalloc(VmAreas):
             self._free_failed(vm)
             return False
         self.page_table.map(vm.addr, [page.pfn for page in vm.pages])
+        self._page_alloc.events.count("vmalloc_map")
         return True
 
     def _vm_area_alloc_pages(self, vm: VmStruct, nr_pages: int, gfp: int, node: int | None) -> None:

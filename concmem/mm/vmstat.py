@@ -31,6 +31,48 @@ EVENT_NAMES: Final = (
     "highatomic_unreserved",
     "cma_alloc_success",
     "cma_alloc_fail",
+    # address spaces
+    "pgfault",
+    "sys_mprotect",
+    "mmap_write_downgrade",
+    "cow_fault",
+    "stack_growth",
+    # Steps of the flowcharts (concmem/reports/flows) that nothing else counts.
+    # kmalloc and kfree of what no cache serves; vmalloc
+    "kmalloc_large",
+    "kmalloc_vmalloc",
+    "kfree_large",
+    "vmalloc_map",
+    # slabs on their way between lists
+    "slab_free_emptied",
+    "slab_put_partial",
+    "slab_empty_kept",
+    "slab_empty_discarded",
+    # system calls of processes: on entry, and when they have done what was asked for
+    "sys_brk",
+    "brk_grow",
+    "brk_shrink",
+    "sys_mmap",
+    "mmap_region",
+    "sys_munmap",
+    "munmap_region",
+    # malloc and free, where they ask the kernel
+    "user_malloc_brk",
+    "user_malloc_mmap",
+    "user_free_heap",
+    "user_free_mapped",
+    # memory pools
+    "mempool_create",
+    "mempool_prealloc",
+    "mempool_prealloc_short",
+    "mempool_created",
+    "mempool_alloc_reserved",
+    "mempool_alloc_allocator",
+    "mempool_alloc_empty",
+    "mempool_alloc_waited",
+    "mempool_alloc_failed",
+    "mempool_free_reserved",
+    "mempool_free_allocator",
 )
 """Names, kernel ones where it has them. The index of a name is its event number."""
 

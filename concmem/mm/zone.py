@@ -361,6 +361,9 @@ class Zone(MobilityGrouping):
             pages_scanned=self.pages_scanned.value,
             flags=tuple(name for bit, name in enumerate(FLAG_NAMES) if flags >> bit & 1),
             pagesets=tuple(self.pageset.of(cpu).statistics() for cpu in range(self._rt.nr_cpus)),
+            nr_buddy_frees=self.nr_buddy_frees,
+            nr_merges=self.nr_merges,
+            nr_merged_whole=self.nr_merged_whole,
         )
 
     def statistics_pageblocks(self) -> tuple[int, ...]:

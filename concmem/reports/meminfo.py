@@ -2,9 +2,12 @@
 ``/proc/meminfo``: memory of the whole machine, in kB (1024 bytes).
 
 Modelled: MemTotal, MemFree, MemAvailable, KReclaimable, Slab, SReclaimable, SUnreclaim, VmallocTotal,
-VmallocUsed, CmaTotal, CmaFree and the DirectMap lines. Hugepagesize is a constant of x86-64. Every other
-line is 0: no page cache, swap, page table, huge page or commit accounting is in the statistics this
-is made from.
+VmallocUsed, CmaTotal, CmaFree and the DirectMap lines; of processes AnonPages, Mapped, Shmem, PageTables,
+CommitLimit and Committed_AS. Hugepagesize is a constant of x86-64. Every other line is 0: there is no
+page cache, swap or huge page.
+
+Pages of shared memory count as Cached, and all pages of processes as Inactive(anon), since nothing scans
+them. Mapped is shared memory only: there are no other files.
 
 SReclaimable is the slabs of caches with SLAB_RECLAIM_ACCOUNT. KReclaimable is the same number, as
 nothing else is reclaimable. Slab includes the
@@ -98,6 +101,7 @@ def _values(stats: MachineStatistics) -> dict[str, int]:
         "SReclaimable": reclaimable,
         "SUnreclaim": unreclaimable,
         "VmallocUsed": 0 if stats.vmalloc is None else stats.vmalloc.nr_vmalloc_pages,
+        **_user_pages(stats),
         "CmaTotal": sum(zone.cma for zone in zones),
         "CmaFree": sum(zone_counters(zone)["nr_free_cma"] for zone in zones),
     }
@@ -108,6 +112,25 @@ def _values(stats: MachineStatistics) -> dict[str, int]:
         if stats.vmalloc is None
         else (stats.vmalloc.size - 1) >> 10,
         "Hugepagesize": _KB_PER_2M,
+    }
+
+
+def _user_pages(stats: MachineStatistics) -> dict[str, int]:
+    """Memory of processes, pages."""
+    user = stats.user
+    if user is None:
+        return {}
+    anon, shmem = user.total("nr_anon_pages"), user.total("nr_shmem")
+    return {
+        "Cached": shmem,
+        "Inactive": anon + shmem,
+        "Inactive(anon)": anon + shmem,
+        "AnonPages": anon,
+        "Mapped": user.total("nr_mapped"),
+        "Shmem": shmem,
+        "PageTables": user.total("nr_page_table_pages"),
+        "CommitLimit": user.commit_limit,
+        "Committed_AS": user.committed_as,
     }
 
 

@@ -9,6 +9,7 @@ and any thread may call.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -18,6 +19,8 @@ from concmem.reports import (
     lock_stat,
     meminfo,
     pagetypeinfo,
+    pid_files,
+    pid_status,
     slab_sysfs,
     slabinfo,
     vmallocinfo,
@@ -39,6 +42,7 @@ FILES: Final[dict[str, Renderer]] = {
     "meminfo": meminfo.render,
     "pagetypeinfo": pagetypeinfo.render,
     "slabinfo": slabinfo.render,
+    "stat": pid_status.render_stat,
     "vmallocinfo": vmallocinfo.render,
     "vmstat": vmstat.render,
     "zoneinfo": zoneinfo.render,
@@ -82,8 +86,13 @@ class Directory(NamedTuple):
 
 DIRECTORIES: Final[dict[str, Directory]] = {
     "sys/kernel/slab": Directory(slab_sysfs.directories, slab_sysfs.links, slab_sysfs.cache_files),
+    "": Directory(pid_files.directories, pid_files.links, pid_files.process_files),
 }
-"""Where each is, beside `FILES`."""
+"""Where each is, beside `FILES`; processes are in ``/proc`` itself."""
+
+
+def _join(where: str, name: str) -> str:
+    return f"{where}/{name}" if where else name
 
 
 class ProcFs:
@@ -105,13 +114,15 @@ class ProcFs:
         self._statistics = statistics
         self._files = files
         self._directories = directories
+        self.nr_reads: Counter[str] = Counter()
+        """Times that each of *files* was read or exported. No lock: of two at once, one may count."""
 
     def names(self) -> list[str]:
         """The names that :meth:`read` knows at the moment, sorted; with those through links."""
         stats = self._statistics()
         names = list(self._files)
         for where, directory in self._directories.items():
-            names += [f"{where}/{name}" for name in directory.names(stats)]
+            names += [_join(where, name) for name in directory.names(stats)]
         return sorted(names)
 
     def read(self, name: str) -> str:
@@ -122,13 +133,18 @@ class ProcFs:
             BadArgument: there is no file *name*, or not any more.
         """
         if name in self._files:
-            return self._files[name](self._statistics())
+            text = self._files[name](self._statistics())
+            self.nr_reads[name] += 1
+            return text
         for where, directory in self._directories.items():
-            if name.startswith(f"{where}/"):
-                text = directory.find(self._statistics(), name.removeprefix(f"{where}/"))
-                if text is not None:
-                    return text()
-        known = [*sorted(self._files), *(f"{where}/..." for where in self._directories)]
+            if name.startswith(_join(where, "")):
+                make = directory.find(self._statistics(), name.removeprefix(_join(where, "")))
+                if make is not None:
+                    return make()
+        known = [
+            *sorted(self._files),
+            *(_join(where or "<pid>", "...") for where in self._directories),
+        ]
         raise BadArgument(f"name: expected one of {', '.join(known)}; got {name!r}")
 
     def export(self, directory: str | os.PathLike[str]) -> list[Path]:
@@ -138,7 +154,7 @@ class ProcFs:
         All files are of the same moment. Each one appears whole or not at all; a reader may
         still see some files of this export beside some of the one before. ``sys/kernel/slab`` is
         replaced as a whole, with whatever is in it, so that no cache stays there that is gone; for
-        an instant it is not there.
+        an instant it is not there. So is the directory of each process; those of others are removed.
 
         Returns:
             The paths written, sorted: those of :meth:`names`, but a link instead of what is in it.
@@ -158,11 +174,14 @@ class ProcFs:
         written = []
         for name, text in sorted(texts.items()):
             replace_file(root / name, text)
+            self.nr_reads[name] += 1
             written.append(name)
         for where, tree in self._directories.items():
             files = {name: text() for name, text in tree.all_files(stats).items()}
             links = tree.links(stats)
-            if files:
+            if not where:
+                pid_files.replace_processes(root, files)
+            elif files:
                 replace_tree(root / where, files, links)
-            written += [f"{where}/{name}" for name in (*files, *links)]
+            written += [_join(where, name) for name in (*files, *links)]
         return [root / name for name in sorted(written)]

@@ -54,7 +54,7 @@ NODE_ITEMS: Final = (
     "nr_kernel_stack",
     "nr_page_table_pages",
 )
-"""Those of ``enum node_stat_item`` that monitoring programs read. Only the slabs are modelled."""
+"""Those of ``enum node_stat_item`` that monitoring programs read. Modelled: slabs, and memory of processes."""
 
 
 def all_zones(stats: MachineStatistics) -> Iterator[ZoneStatistics]:
@@ -85,4 +85,14 @@ def node_counters(node: NodeStatistics) -> dict[str, int]:
     counters = dict.fromkeys(NODE_ITEMS, 0)
     counters["nr_slab_reclaimable"] = node.nr_slab_reclaimable
     counters["nr_slab_unreclaimable"] = node.nr_slab_unreclaimable
+    if node.user is not None:
+        counters |= {
+            # No page has been looked at by a scan, so all are inactive.
+            "nr_inactive_anon": node.user.nr_anon_pages + node.user.nr_shmem,
+            "nr_anon_pages": node.user.nr_anon_pages,
+            "nr_mapped": node.user.nr_mapped,
+            "nr_file_pages": node.user.nr_shmem,
+            "nr_shmem": node.user.nr_shmem,
+            "nr_page_table_pages": node.user.nr_page_table_pages,
+        }
     return counters

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from concmem.workloads.bench_malloc import bench_malloc_pair
 from concmem.workloads.bench_pages import (
     bench_boot,
     bench_host,
@@ -20,6 +21,7 @@ from concmem.workloads.bench_slabs import (
     bench_slab_scaling,
 )
 from concmem.workloads.bench_tools import EFFORT, Measure
+from concmem.workloads.bench_user import bench_mempool_wake, bench_page_fault
 
 __all__ = ["BENCHMARKS", "EFFORT", "Measure"]
 
@@ -29,6 +31,9 @@ BENCHMARKS: Final[tuple[Callable[[], Measure], ...]] = (
     bench_cache_pair,
     bench_kmalloc_pair,
     bench_bulk,
+    bench_malloc_pair,
+    bench_page_fault,
+    bench_mempool_wake,
     bench_boot,
     bench_idle_memory,
     bench_host,

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from concmem.reports.flows import FLOWS, coverage
 from concmem.runtime.lockstat import LockClassStatistics
 from concmem.workloads.host import HostUse
 from concmem.workloads.slab_activity import SlabActivity
@@ -122,11 +123,15 @@ class StressResult:
     """Lock classes, most contended first, since the machine was booted."""
     buddyinfo: str = ""
     """``/proc/buddyinfo`` at the end."""
+    meminfo: str = ""
+    """``/proc/meminfo`` at the end."""
     memory: MemoryResult = field(default_factory=MemoryResult)
     """At the end."""
     slabs: tuple[SlabActivity, ...] = ()
     """What slab caches did in this run, the most active first."""
     vmalloc: VmallocResult = field(default_factory=VmallocResult)
+    event_totals: dict[str, int] = field(default_factory=dict)
+    """All events of this run, those of caches and page sets too: what proves arrows of flowcharts."""
 
     @property
     def clean(self) -> bool:
@@ -178,6 +183,9 @@ class StressResult:
         plain["locks"] = [_lock_to_json(lock) for lock in self.locks]
         plain["slabs"] = [slab.to_json() for slab in self.slabs]
         plain["vmalloc"] = self.vmalloc._asdict()
+        plain["coverage"] = {
+            flow.name: coverage(flow, self.event_totals).to_json() for flow in FLOWS.values()
+        }
         return {
             "verdict": self.verdict,
             "operations": self.operations,

@@ -19,6 +19,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from concmem.errors import ConcmemError
+from concmem.reports.flows import event_totals, since
 from concmem.workloads.director import Director, describe, memory_in_use
 from concmem.workloads.host import HostUse, sample
 from concmem.workloads.result import CpuResult, StressResult, VmallocResult, report_error
@@ -208,9 +209,14 @@ class _Run:
                 name: count - self._before.events.get(name, 0) for name, count in events.items()
             },
             locks=machine.lock_statistics(),
-            buddyinfo="" if self._hung else machine.procfs.read("buddyinfo"),
         )
+        result.event_totals = dict(result.events)
         if not self._hung:  # these stop all CPUs, or take locks
+            result.buddyinfo = machine.procfs.read("buddyinfo")
+            result.meminfo = machine.procfs.read("meminfo")
+            result.event_totals = since(
+                event_totals(machine.statistics()), event_totals(self._before)
+            )
             result.memory = memory_in_use(machine)
             result.slabs = director.slabs.result()
             result.vmalloc = self._vmalloc_result(result.cpus)

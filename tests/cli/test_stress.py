@@ -51,7 +51,7 @@ def test_json_has_the_result(tmp_path: Path, capsys: Capture) -> None:
     assert data["concmem"] == concmem.__version__
     assert data["command"].startswith("concmem stress smoke ")
     assert len(data["cpus"]) == 2
-    assert len(data["phases"]) == 13
+    assert len(data["phases"]) == 17
     assert list(tmp_path.iterdir()) == [path]
 
 

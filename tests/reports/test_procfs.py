@@ -13,7 +13,7 @@ from .samples import make_machine, make_slab, make_zone
 
 NAMES = [
     *("buddyinfo", "lock_stat", "meminfo", "pagetypeinfo", "slabinfo"),
-    *("vmallocinfo", "vmstat", "zoneinfo"),
+    *("stat", "vmallocinfo", "vmstat", "zoneinfo"),
 ]
 SLAB = "sys/kernel/slab"
 
@@ -157,7 +157,7 @@ def test_files_of_caches_are_listed() -> None:
 def test_unknown_names_of_caches(name: str) -> None:
     """The message does not list thousands of files."""
     with pytest.raises(
-        BadArgument, match=r"^name: .*zoneinfo, sys/kernel/slab/...; got '"
+        BadArgument, match=r"^name: .*zoneinfo, sys/kernel/slab/..., <pid>/...; got '"
     ) as caught:
         ProcFs(Caches(KMALLOC)).read(name)
     assert len(str(caught.value)) < 200

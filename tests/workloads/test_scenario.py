@@ -17,7 +17,7 @@ def test_the_scenarios_of_the_package_are_found_and_good() -> None:
     names = {
         *("smoke", "default", "churn", "cross-cpu", "fragmentation"),
         *("pressure", "interrupts", "drain", "slab-churn", "slab-producer-consumer"),
-        *("slab-bulk", "slab-storm", "slab-numa", "vmalloc-churn"),
+        *("slab-bulk", "slab-storm", "slab-numa", "vmalloc-churn", "processes", "malloc"),
     }
     assert set(find_scenarios()) >= names
     for name in find_scenarios():

@@ -32,7 +32,7 @@ def test_all_are_registered() -> None:
         *("bursts", "drain", "fragmentation", "interrupts", "local"),
         *("pressure", "producer-consumer"),
         *("slab-bulk", "slab-churn", "slab-numa", "slab-producer-consumer", "slab-storm"),
-        "vmalloc-churn",
+        *("vmalloc-churn", "kmalloc-large", "processes", "malloc", "mempool"),
     }
 
 
