@@ -341,7 +341,7 @@ class Machine:
                 process.validate_malloc()
 
     def statistics(self) -> MachineStatistics:
-        """A copy of all counters. Does not stop the CPUs."""
+        """A copy of all counters. Does not stop the CPUs; sleeps where a process changes its mappings."""
         user = user_statistics(self.processes, len(self.nodes))
         return MachineStatistics(
             nr_cpus=self.runtime.nr_cpus,

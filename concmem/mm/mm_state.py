@@ -13,6 +13,7 @@ reading, and is right only because of that: nobody else changes them while holdi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from concmem.mm.mman import (
@@ -117,6 +118,8 @@ class MmState:
         self.hiwater_vm = 0
         """Most pages that `total_vm` had when it was about to fall."""
         self.exited = False
+        self.before_exit: Callable[[], None] | None = None
+        """Called when nothing can be mapped any more, before the pages go."""
         # page_table_lock
         self.page_table = UserPageTable(context.page_alloc, self.page_table_lock)
         self.rss_anon = 0

@@ -24,5 +24,7 @@ class MmStruct(Access, Brk):
             if self.exited:
                 return False
             self.exited = True
+            if self.before_exit is not None:
+                self.before_exit()
             self._do_munmap(0, 1 << 47, downgrade=False)
             return True

@@ -202,7 +202,10 @@ class FreeRuntime(api.Runtime):
 
     def sleeper(self) -> Sleeper:
         """What the calling thread sleeps on: its CPU, or for other threads a new sleeper."""
-        return self.this_cpu() if self.on_cpu() else Outsider(self._outsiders)
+        here = self.area()
+        if here.__class__ is NoArea:
+            return Outsider(self._outsiders)
+        return cast(Cpu, here[_CPU])
 
     def check_cpu(self, cpu: int) -> Cpu:
         """The CPU of that number, or `BadArgument`."""

@@ -142,11 +142,23 @@ class FreeMutex(LockBase):
 class FreeRwSem:
     """``struct rw_semaphore``, first come first served, so that writers do not starve."""
 
-    __slots__ = ("_readers", "_sleeper", "_state", "_waiters", "_writer", "contentions", "name")
+    __slots__ = (
+        "_read_side",
+        "_readers",
+        "_sleeper",
+        "_state",
+        "_waiters",
+        "_write_side",
+        "_writer",
+        "contentions",
+        "name",
+    )
 
     def __init__(self, name: str, sleeper: Callable[[], Sleeper]) -> None:
         self.name = name
         self._sleeper = sleeper
+        self._read_side = _ReadSide(self)
+        self._write_side = _WriteSide(self)
         self._state = threading.Lock()
         # _state: _readers, _writer, _waiters, contentions
         self._readers = 0
@@ -155,10 +167,10 @@ class FreeRwSem:
         self.contentions = 0
 
     def read(self) -> _ReadSide:
-        return _ReadSide(self)
+        return self._read_side  # who holds it is not kept there, so one will do
 
     def write(self) -> _WriteSide:
-        return _WriteSide(self)
+        return self._write_side
 
     def down(self, write: bool) -> bool:
         """Take it, for writing or for reading; whether that had to wait. May sleep."""
@@ -186,6 +198,8 @@ class FreeRwSem:
                 self._readers -= 1
             else:
                 raise LockMisuse(f"{self.name}: released, but nobody holds it")
+            if not self._waiters:
+                return
             woken = self._hand_over()
         for waiter in woken:
             waiter.wake()

@@ -65,6 +65,9 @@ class UserProcess(Process):
         self.mallopt = heap.mallopt
         self.thread_exit = heap.thread_exit
         # What unmaps goes through malloc's memory of pages.
+        # Interrupts come at points only, none of which is between looking up where a page is and
+        # using it: once every CPU has had this one, none writes to a page that is about to go.
+        mm.before_exit = heap.memory.forget_everywhere
         self.brk = self._brk
         self.mmap = self._mmap  # type: ignore[method-assign]  # as the others
         self.munmap = self._munmap
@@ -110,11 +113,10 @@ class UserProcess(Process):
         """
         Give everything back. On a CPU; may sleep.
 
-        No other CPU may be in a call of the process: Linux kills the other threads first, here it is
-        the caller's business. A later call gets an error.
+        Linux kills the other threads first; here those that still use malloc get an error.
         """
-        self.heap.memory.forget(0, TASK_SIZE)
         super().exit()
+        self.heap.memory.forget(0, TASK_SIZE)
         self.heap.end()
 
     def validate_malloc(self) -> None:
@@ -150,7 +152,10 @@ class _SystemCalls:
             mm.touch(address, True)
             # No lock: an entry that somebody takes away now is found missing, and faults again.
             pte = mm.page_table.walk(address)
-            if pte & _WRITABLE == _WRITABLE:
+            if mm.exited:
+                # Still mapped, perhaps, but not for long: `before_exit` may have been here already.
+                mm.page_fault(address, True)
+            elif pte & _WRITABLE == _WRITABLE:
                 return (pte & PFN_MASK) >> PAGE_SHIFT << _WORDS_SHIFT
 
     def peek(self, address: int) -> int | None:

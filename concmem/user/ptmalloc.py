@@ -24,7 +24,7 @@ class Ptmalloc:
         self.params = MallocParams(rt)
         key = rt.rng("tcache_key").getrandbits(64) | 1
         self.threads = rt.percpu(lambda: Thread(key), "malloc thread")
-        self.memory = UserMemory(system, self.threads)
+        self.memory = UserMemory(rt, system, self.threads)
         self.load = self.memory.load
         self.store = self.memory.store
 

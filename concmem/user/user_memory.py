@@ -21,7 +21,7 @@ from concmem.errors import OutOfMemory
 from concmem.units import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
-    from concmem.runtime.api import PerCpu
+    from concmem.runtime.api import PerCpu, Runtime
     from concmem.user.system import System
     from concmem.user.thread import Thread
 
@@ -40,7 +40,8 @@ class UserMemory:
     store: Callable[[int, int], None]
     """Store a word."""
 
-    def __init__(self, system: System, threads: PerCpu[Thread]) -> None:
+    def __init__(self, rt: Runtime, system: System, threads: PerCpu[Thread]) -> None:
+        self._rt = rt
         self._system = system
         self._threads = threads
         self.owners: dict[int, dict[int, int]] = {}
@@ -98,6 +99,17 @@ class UserMemory:
         for thread in self._threads.all():
             _drop(thread.tlb, start, end)
             thread.spots.clear()
+
+    def forget_everywhere(self) -> None:
+        """Have every CPU forget all places, each by itself, as an interrupt. May sleep."""
+        # Also a CPU that remembers nothing now: it may be about to.
+        for cpu in range(self._rt.nr_cpus):
+            self._rt.call_on(cpu, self._forget_here)
+
+    def _forget_here(self) -> None:
+        thread = self._threads.this()
+        thread.tlb.clear()
+        thread.spots.clear()
 
     def forget_chunk(self, start: int, end: int) -> None:
         """The range is a mapped chunk that is about to be unmapped: it was in no tcache, so in no `spots`."""

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from concmem.errors import BadArgument, SegmentationFault
+from concmem.errors import BadArgument, ConcmemError, SegmentationFault
 from concmem.machine import Machine
+from concmem.units import PAGE_SIZE
 from concmem.user.int_free import IntFree
 from concmem.user.process import UserProcess
 
@@ -141,3 +142,39 @@ def test_classes_of_malloc_can_be_replaced() -> None:
         assert type(user(m).heap.int_free) is Mine
     with pytest.raises(BadArgument, match=r"^classes: "):
         Machine(cpus=1, memory="16M", classes={int: bool})
+
+
+@pytest.mark.parametrize("runtime", ["free", "jitter"])
+def test_exit_while_others_allocate(runtime: str) -> None:
+    """They get errors; the pages that have gone, and are another process's, are not written to."""
+    with Machine(cpus=3, memory="32M", runtime=runtime) as m:
+        victim = m.process("victim")
+        for _ in range(4):
+            p = m.process()
+            m.submit(0, p.malloc, 24).result(30)
+
+            def churn(p: UserProcess = p) -> None:
+                kept = []
+                try:
+                    while True:
+                        kept.append(p.malloc(40))
+                        if len(kept) > 20:
+                            p.free(kept.pop(0))
+                except (ConcmemError, TypeError):
+                    return
+
+            def leave(p: UserProcess = p) -> bool:
+                for _ in range(20):
+                    m.runtime.cpu_relax()
+                p.exit()
+                start = victim.mmap(16 * PAGE_SIZE)
+                assert start is not None
+                victim.write(start, b"v" * 16 * PAGE_SIZE)
+                return True
+
+            m.run([leave, churn, churn])
+            for vma in m.submit(0, lambda: victim.mm.vmas).result(30):
+                if vma.vm_end - vma.vm_start == 16 * PAGE_SIZE:
+                    data = m.submit(0, victim.read, vma.vm_start, 16 * PAGE_SIZE).result(30)
+                    assert data == b"v" * 16 * PAGE_SIZE
+        m.verify()
