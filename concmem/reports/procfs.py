@@ -115,7 +115,13 @@ class ProcFs:
         self._files = files
         self._directories = directories
         self.nr_reads: Counter[str] = Counter()
-        """Times that each of *files* was read or exported. No lock: of two at once, one may count."""
+        """
+        Times that each of *files* was read or exported, and ``smaps`` and so on of any process. No lock:
+        of two at once, one may count.
+        """
+
+    def _count_process_file(self, name: str) -> None:
+        self.nr_reads[name.rpartition("/")[2]] += 1
 
     def names(self) -> list[str]:
         """The names that :meth:`read` knows at the moment, sorted; with those through links."""
@@ -140,7 +146,10 @@ class ProcFs:
             if name.startswith(_join(where, "")):
                 make = directory.find(self._statistics(), name.removeprefix(_join(where, "")))
                 if make is not None:
-                    return make()
+                    text = make()
+                    if not where:
+                        self._count_process_file(name)
+                    return text
         known = [
             *sorted(self._files),
             *(_join(where or "<pid>", "...") for where in self._directories),
@@ -181,6 +190,8 @@ class ProcFs:
             links = tree.links(stats)
             if not where:
                 pid_files.replace_processes(root, files)
+                for name in files:
+                    self._count_process_file(name)
             elif files:
                 replace_tree(root / where, files, links)
             written += [_join(where, name) for name in (*files, *links)]

@@ -80,7 +80,8 @@ class Processes(Workload):
             self._unmap(mapping)
 
     def end(self, machine: Machine) -> None:
-        """Every CPU has left its body: on one of them, all processes end."""
+        """Every CPU has left its body: a last look, and on one of them all processes end."""
+        machine.procfs.read(f"{self._shared.pid}/smaps")
 
         def exit_all() -> None:
             for process in (*self._own, self._shared):

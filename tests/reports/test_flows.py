@@ -109,7 +109,8 @@ def test_labels(name: str) -> None:
 
 def known_events() -> set[str]:
     with Machine(cpus=1, memory="16M") as m:
-        for file in ("meminfo", "buddyinfo"):
+        process = m.process()
+        for file in ("meminfo", "buddyinfo", f"{process.pid}/smaps"):
             m.procfs.read(file)
         return set(event_totals(m.statistics()))
 

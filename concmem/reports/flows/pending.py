@@ -17,7 +17,6 @@ PENDING: Final[Mapping[str, tuple[str, ...]]] = {
     "SLUB_DEBUG": ("slub_debug_on", "slub_debug_tracked", "slub_debug_slabinfo"),
     "kmemleak": ("kmemleak_on", "kmemleak_tracked", "kmemleak_read"),
     "page poisoning": ("page_poisoning_on", "page_poisoned", "page_poison_checked"),
-    "smaps": ("proc.smaps",),
     "reports": (
         *("report_memory", "report_buddies", "report_processes", "report_slabs"),
         *("report_leaks", "report_bad_accesses", "report_advice"),
