@@ -235,6 +235,7 @@ class Mempool:
         """
         new_min_nr = _check_min_nr(new_min_nr)
         self._check_alive()
+        self._rt.smp_processor_id()  # elements are allocated and freed here: only on a CPU
         surplus = []
         with self.lock:
             self.min_nr = new_min_nr

@@ -20,6 +20,7 @@ class MmStruct(Access, Brk):
 
         Other CPUs that use the address space get segmentation faults. May sleep. On a CPU.
         """
+        self.context.rt.smp_processor_id()  # pages are freed here: only on a CPU, or nothing happens
         with self.mmap_lock.write():
             if self.exited:
                 return False

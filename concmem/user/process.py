@@ -75,6 +75,7 @@ class UserProcess(Process):
 
     def _brk(self, addr: int) -> int:
         """Set the end of the heap, see `Brk.sys_brk`."""
+        self.mm.context.rt.smp_processor_id()  # on no CPU: NotACpu, before anything is forgotten
         now = self.mm.brk
         if isinstance(addr, int) and self.mm.start_brk <= addr < now:
             self.heap.memory.forget(addr, now)
@@ -113,7 +114,8 @@ class UserProcess(Process):
         """
         Give everything back. On a CPU; may sleep.
 
-        Linux kills the other threads first; here those that still use malloc get an error.
+        Linux kills the other threads first; here those that still use its memory or malloc get an
+        error. `brk` and `sbrk` go on saying where the break was.
         """
         super().exit()
         self.heap.memory.forget(0, TASK_SIZE)

@@ -288,3 +288,11 @@ def test_an_element_of_a_cache_freed_past_the_pool(m: Machine) -> None:
     on(m, cache.free, element)
     with pytest.raises(DoubleFree):
         on(m, pool.free, element)
+
+
+def test_resize_needs_a_cpu(m: Machine) -> None:
+    """It is refused before anything is changed."""
+    pool, _ = pool_of(m, 9, 3)
+    with pytest.raises(NotACpu):
+        pool.resize(5)
+    assert (pool.min_nr, pool.curr_nr) == (3, 3)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from concmem.errors import BadArgument, ConcmemError, SegmentationFault
+from concmem.errors import BadArgument, ConcmemError, NotACpu, SegmentationFault
 from concmem.machine import Machine
 from concmem.units import PAGE_SIZE
 from concmem.user.int_free import IntFree
@@ -177,4 +177,17 @@ def test_exit_while_others_allocate(runtime: str) -> None:
                 if vma.vm_end - vma.vm_start == 16 * PAGE_SIZE:
                     data = m.submit(0, victim.read, vma.vm_start, 16 * PAGE_SIZE).result(30)
                     assert data == b"v" * 16 * PAGE_SIZE
+        m.verify()
+
+
+def test_what_needs_a_cpu_changes_nothing_without() -> None:
+    """exit and a shrinking brk, from a thread that is none."""
+    with Machine(cpus=1, memory="32M") as m:
+        p = m.process()
+        m.submit(0, p.malloc, 24).result(30)
+        for use in (p.exit, lambda: p.brk(p.mm.start_brk)):
+            with pytest.raises(NotACpu):
+                use()
+            m.verify()
+        m.submit(0, p.exit).result(30)
         m.verify()
