@@ -116,7 +116,7 @@ def test_races_are_found(planted: type) -> None:
     Reuse before the flush, and a clean-up after the release, show as stale or lost translations.
 
     Odds: with 60 operations 7 and 8 of 10 runs report; with these, 40 of 40 did, and 40 of 40
-    without a GIL. If a run missed with p = 0.1, four misses in 8 runs would come with p < 0.006.
+    without a GIL. If a run missed with p = 0.5, sixty misses in a row would come with p < 1e-18.
     """
     assert any(is_found(seed, {VmapSpace: planted}) for seed in range(60))
 

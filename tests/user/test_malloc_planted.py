@@ -108,8 +108,8 @@ def test_a_shared_arena_that_stays_on_the_free_list() -> None:
     """
     Needs three threads: one frees the arena, one shares it, one takes it off the list.
 
-    Odds: 38 of 40 runs with a GIL, 32 of 40 without. If a run missed with p = 0.2, seven misses in 10 runs
-    would come with p < 0.001.
+    Odds: 38 of 40 runs with a GIL, 32 of 40 without. If a run missed with p = 0.5, as on a busy host, sixty
+    misses in a row would come with p < 1e-18.
     """
     classes = {Arenas: ReusedArenaKeepsFreelistEntry}
     assert any(is_reuse_found(seed, classes) for seed in range(60))
@@ -155,8 +155,8 @@ def test_a_check_of_a_chunk_that_is_somebody_elses() -> None:
     """
     The old head was merged or reused meanwhile: a false report.
 
-    Odds: 40 of 40 runs with a GIL, 25 of 40 without. If a run missed with p = 0.4, nine misses in 10 runs
-    would come with p < 0.002.
+    Odds: 40 of 40 runs with a GIL, 25 of 40 without. If a run missed with p = 0.6, sixty misses in a row
+    would come with p < 1e-13.
     """
     assert any(is_push_found(seed, {IntFree: CheckPoppedHead}) for seed in range(60))
     assert not any(is_push_found(seed, {}) for seed in range(10))
