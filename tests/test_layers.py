@@ -29,9 +29,11 @@ FLOORS = {
 """What each package may import, besides itself; floors above may import all below."""
 
 EXCEPTIONS = {
-    # Types only: rows of lock statistics, which the machine passes through.
+    # Types only: rows of lock statistics and of the validator, which the machine passes through.
     ("mm.statistics", "runtime.lockstat"),
+    ("mm.statistics", "runtime.lockdep_statistics"),
     ("reports.lock_stat", "runtime.lockstat"),
+    ("reports.lockdep", "runtime.lockdep_statistics"),
 }
 
 ABOVE = ("cli", "testing", "workloads", "bugs", "traces")

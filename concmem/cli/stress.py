@@ -79,6 +79,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--json", metavar="FILE", help="write the result as JSON; - for standard output")
     add("--list", action="store_true", help="list the scenarios and workloads, and end")
     add("--no-progress", action="store_true", help="show no progress during the run")
+    add("--lockdep", action="store_true", default=None,
+        help="validate the order of locks: what could deadlock is an error")  # fmt: skip
     add("--no-lockstat", action="store_true", help="keep no lock statistics: runs faster")
 
 
@@ -92,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         name: getattr(args, name)
         for name in (
             *("cpus", "memory", "nodes", "seconds", "ops", "seed", "runtime", "verify_every"),
+            "lockdep",
         )
     }
     scenario = load_scenario(args.scenario).changed(**options)
@@ -168,6 +171,7 @@ def _again(source: str, scenario: Scenario, machine: Machine) -> str:
             "seed": scenario.seed,
             "runtime": machine.runtime.name,
             "verify_every": scenario.verify_every,
+            "lockdep": scenario.lockdep or None,
         },
     )
 
