@@ -77,15 +77,14 @@ def lockdep_assert_held(lock: Lock) -> None:
         raise LockMisuse(f"{lock.name}: must be held here")
 
 
-def nested(lock: Lock, subclass: int = 1) -> AbstractContextManager[object]:
+def nested(lock: Lock, subclass: int = 1) -> Lock:
     """
-    ``with nested(lock):`` while another lock of its class is held (``spin_lock_nested``).
+    *lock*, to be taken by ``with`` while another lock of its class is held (``spin_lock_nested``).
 
     For an order that is known to the caller only, such as that of two locks' addresses. The lock
-    validator takes each level, 1 to 7, for a class of its own; without it, this is ``with lock:``.
+    validator takes each level *subclass* for a class of its own; without it, this is *lock*.
     """
-    at_level: Callable[[int], AbstractContextManager[object]] | None
-    at_level = getattr(lock, "nested", None)
+    at_level: Callable[[int], Lock] | None = getattr(lock, "nested", None)
     return lock if at_level is None else at_level(subclass)
 
 

@@ -337,9 +337,11 @@ class FreeRuntime(api.Runtime):
 
     def spinlock(self, name: str, irqsave: bool = False) -> api.Lock:
         lock = self._make_spinlock(name)
+        if self._validated is not None:
+            lock = self._validated.lock(lock, "spinlock")
         if irqsave:
             lock = IrqSafeLock(lock, self.local_irq_save, self.local_irq_restore)
-        return self._validated.lock(lock, "spinlock", irqsave) if self._validated else lock
+        return lock
 
     def _make_spinlock(self, name: str) -> api.Lock:
         return self._with_lockstat(FreeSpinlock(name))

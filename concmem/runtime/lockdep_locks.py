@@ -1,8 +1,8 @@
 """
 Locks of the free-running modes that tell the lock validator what is done with them.
 
-They stand around a whole lock, irqsave and all, so that what the lock does inside (hesitate, take
-interrupts, count) is not seen as something done while it is held.
+They stand around the lock itself and inside of what disables interrupts, so a lock is said to be held
+from before it is waited for until before it is given up, with interrupts as they are all that time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Here(threading.local):
         self.context: LockdepContext = dep.context(name, thread.native_id or 0)
 
     def how(self) -> int:
-        """In which state the caller takes a lock that leaves interrupts alone."""
+        """In which state the caller takes a lock."""
         cpu = self.cpu
         return IRQ if cpu.in_interrupt else IRQS_ON if cpu.irqs_enabled else 0
 
@@ -55,9 +55,9 @@ class LockdepLocks:
         self._restore = runtime.local_irq_restore
         self._report_failure = runtime.report_failure
 
-    def lock(self, lock: api.Lock, kind: str, irqsave: bool = False) -> LockdepLock:
+    def lock(self, lock: api.Lock, kind: str) -> LockdepLock:
         """*lock*, watched."""
-        return LockdepLock(self, lock, kind, irqsave)
+        return LockdepLock(self, lock, kind)
 
     def rwsem(self, sem: FreeRwSem) -> LockdepRwSem:
         """*sem*, watched."""
@@ -78,52 +78,47 @@ class LockdepLocks:
 
 
 class LockdepLock(LockBase):
-    """A spinlock or mutex that is watched. With *irqsave*, it disables interrupts itself."""
+    """A spinlock or mutex that is watched."""
 
-    __slots__ = ("_class", "_here", "_inner", "_irqsave", "_locks", "locked", "name")
+    __slots__ = ("_class", "_dep", "_here", "_id", "_inner", "_locks", "locked", "name")
 
-    def __init__(
-        self, locks: LockdepLocks, inner: api.Lock, kind: str, irqsave: bool, subclass: int = 0
-    ) -> None:
+    def __init__(self, locks: LockdepLocks, inner: api.Lock, kind: str, subclass: int = 0) -> None:
         self._locks = locks
+        self._dep = locks.dep
         self._here = locks.here
         self._class = locks.dep.lock_class(inner.name, kind, subclass)
         self._inner = inner
-        self._irqsave = irqsave
+        self._id = id(inner)  # the same at every level
         self.name = inner.name
         self.locked: Callable[[], bool] = inner.locked
 
-    def _how(self) -> int:
-        how = self._here.how()
-        return how & ~IRQS_ON if self._irqsave else how
-
     def acquire(self) -> None:
-        context, me = self._here.context, id(self._inner)
-        self._locks.dep.acquire(context, self._class, me, self._how(), here())
+        me = self._here
+        self._dep.acquire(me.context, self._class, self._id, me.how(), here())
         try:
             self._inner.acquire()
         except BaseException:
-            self._locks.dep.release(context, self._class, me)
+            self._dep.release(me.context, self._class, self._id)
             raise
 
     def trylock(self) -> bool:
         if not self._inner.trylock():
             return False
+        me = self._here
         try:
-            how = self._how() | TRYLOCK
-            self._locks.dep.acquire(self._here.context, self._class, id(self._inner), how, here())
+            self._dep.acquire(me.context, self._class, self._id, me.how() | TRYLOCK, here())
         except BaseException:
             self._inner.release()
             raise
         return True
 
     def release(self) -> None:
-        self._locks.dep.release(self._here.context, self._class, id(self._inner))
+        self._dep.release(self._here.context, self._class, self._id)
         self._inner.release()
 
     def nested(self, subclass: int) -> LockdepLock:
-        """The same lock, to be taken at that level: see :func:`concmem.runtime.api.nested`."""
-        return LockdepLock(self._locks, self._inner, self._class.kind, self._irqsave, subclass)
+        """See :func:`concmem.runtime.api.nested`."""
+        return LockdepLock(self._locks, self._inner, self._class.kind, subclass)
 
     @property
     def holder(self) -> object:
@@ -154,12 +149,12 @@ class LockdepRwSem:
 
     def down(self, side: AbstractContextManager[object], how: int) -> None:
         """Take one side of it."""
-        context, me = self._here.context, id(self)
-        self._dep.acquire(context, self._class, me, self._here.how() | how, here())
+        me = self._here
+        self._dep.acquire(me.context, self._class, id(self), me.how() | how, here())
         try:
             side.__enter__()
         except BaseException:
-            self._dep.release(context, self._class, me)
+            self._dep.release(me.context, self._class, id(self))
             raise
 
     def up(self) -> None:

@@ -26,8 +26,14 @@ from concmem.runtime.lockdep_classes import (
 from concmem.units import KERNEL_VERSION
 
 _WIDTHS: Final = {
-    **{"circular": 54, "recursive": 44, "inconsistent": 32, "inversion": 56, "irq order": 53},
-    **{"wait context": 29, "unlock": 37, "held": 36},
+    "circular": 54,
+    "recursive": 44,
+    "inconsistent": 32,
+    "inversion": 56,
+    "irq order": 53,
+    "wait context": 29,
+    "unlock": 37,
+    "held": 36,
 }
 """Of the lines around the title: the kernel's, by rule."""
 
