@@ -125,6 +125,10 @@ class ValidationError(ConcmemError, AssertionError):
     """The structures of the machine disagree. Subclasses say which rule; messages say where."""
 
 
+class NotLinearizable(ConcmemError, AssertionError):
+    """No order of what concurrent callers did is one that a sequential object allows."""
+
+
 class FreeListError(ValidationError):
     """A free block is misaligned, on the wrong list, or could have been merged."""
 
