@@ -199,6 +199,25 @@ class PerCpu(Protocol[T_co]):
         """Every CPU's object, those of kernel threads last."""
 
 
+class LockStatistics(Protocol):
+    """Counts and times of locks, by class."""
+
+    def statistics(self) -> list[Any]: ...
+
+
+class HostCpu(Protocol):
+    """What everybody may know of a CPU of a runtime."""
+
+    number: int
+    name: str
+    thread: Any
+    """Its thread, a ``threading.Thread``."""
+    native_id: int
+    """The host's number of its thread."""
+    nr_interrupts: int
+    """Interrupts taken."""
+
+
 class Runtime(ABC):
     """
     A set of CPUs and the primitives to run on them.
@@ -207,8 +226,27 @@ class Runtime(ABC):
     data of its own under a number from `nr_cpus` up, so that it never shares a CPU's.
     """
 
+    name: str
+    """The mode, for people."""
     nr_cpus: int
     """CPUs that bodies run on, 1 to 256. Kernel threads are not counted."""
+    lockstat: LockStatistics | None
+    """Lock statistics, if they are kept."""
+
+    cpus: Sequence[HostCpu]
+    """The CPUs, then kernel threads."""
+
+    @abstractmethod
+    def claim(self, owner: object) -> None:
+        """
+        One machine for each runtime: the hot slots of its CPUs belong to *owner*.
+
+        Raises:
+            BadArgument: another machine has it already.
+        """
+
+    def want_cpus(self, nr_cpus: int) -> None:  # noqa: B027
+        """Somebody would like *nr_cpus* CPUs; a runtime whose number is fixed has what it has."""
 
     # -- primitives, made at construction of the objects that use them
 

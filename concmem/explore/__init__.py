@@ -1,0 +1,52 @@
+"""
+Controlled mode: a scheduler owns every switch between CPUs.
+
+    from concmem import explore
+
+    def program(rt):
+        x = rt.cell(0, "x")
+
+        def body():
+            v = x.value
+            x.value = v + 1
+
+        def after():
+            assert x.value == 2
+
+        return explore.Program([body, body], after=after)
+
+    outcome = explore.check(program)
+    print(outcome)
+"""
+
+from concmem.errors import Deadlock, ReplayDiverged
+from concmem.explore.check import Coverage, Outcome, check, replay, shrink
+from concmem.explore.controlled import ControlledRuntime
+from concmem.explore.failure import Failure
+from concmem.explore.program import Program
+from concmem.explore.schedule import Schedule
+from concmem.explore.scheduler import Scheduler
+from concmem.explore.schedulers import DFS, PCT, SCHEDULERS, RandomWalk, Replay, RoundRobin
+from concmem.explore.shared import shared
+
+__all__ = [
+    "DFS",
+    "PCT",
+    "SCHEDULERS",
+    "ControlledRuntime",
+    "Coverage",
+    "Deadlock",
+    "Failure",
+    "Outcome",
+    "Program",
+    "RandomWalk",
+    "Replay",
+    "ReplayDiverged",
+    "RoundRobin",
+    "Schedule",
+    "Scheduler",
+    "check",
+    "replay",
+    "shared",
+    "shrink",
+]

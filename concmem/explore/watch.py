@@ -1,0 +1,160 @@
+"""
+Watched objects under control: an access of a field without its guard is a point, and every access is noted.
+
+`guarded.watched_class` does the same for jitter. Here the class is made once for each crew, not for each
+execution, and finds the running execution through the crew; the object of an operation is the field.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from concmem.explore import operation as op
+from concmem.runtime.api import THIS_CPU
+from concmem.runtime.guarded import guards_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from concmem.explore.crew import Crew
+    from concmem.explore.task import Task
+
+T = TypeVar("T")
+
+_NOTHING: Any = object()
+
+
+class Field:
+    """One field of one watched object, as the object of an operation."""
+
+    __slots__ = ("field", "guard", "obj", "read")
+
+    def __init__(self, obj: Any, field: str, guard: str, read: Callable[[Any], Any]) -> None:
+        self.obj = obj
+        self.field = field
+        self.guard = guard
+        """What is to protect it; empty: nothing was declared."""
+        self.read = read
+
+    @property
+    def name(self) -> str:
+        return f"{type(self.obj).__name__}.{self.field}"
+
+    @property
+    def now(self) -> Any:
+        try:
+            return self.read(self.obj)
+        except AttributeError:
+            return None
+
+
+def watch(crew: Crew, obj: T, fields: dict[str, str] | None = None) -> T:
+    """Watch *obj*: its guarded fields, or *fields* (with guards, which may be empty)."""
+    cls = type(obj)
+    if getattr(cls, "__watched_by__", None) is crew:
+        return obj
+    key = (cls, tuple(fields) if fields is not None else None)
+    watched = crew.watched.get(key)
+    if watched is None:
+        guards = guards_of(cls) if fields is None else fields
+        watched = crew.watched[key] = _watched_class(crew, cls, guards)
+    obj.__class__ = watched
+    return obj
+
+
+def all_fields(obj: object) -> dict[str, str]:
+    """Every attribute that *obj* has now, with its guard if it has one."""
+    guards = guards_of(type(obj))
+    names = list(getattr(obj, "__dict__", ()))
+    for base in type(obj).__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        names += [slots] if isinstance(slots, str) else list(slots)
+    return {
+        name: guards.get(name, "")
+        for name in names
+        if not name.startswith("__") and not hasattr(getattr(obj, name, None), "locked")
+    }
+
+
+def _watched_class(crew: Crew, cls: type, guards: dict[str, str]) -> type:
+    members: dict[str, Any] = {
+        field: _watched_field(crew, cls, field, guard) for field, guard in guards.items()
+    }
+    members["__slots__"] = ()
+    members["__module__"] = cls.__module__
+    members["__qualname__"] = cls.__qualname__
+    members["__watched_by__"] = crew
+    return type(cls.__name__, (cls,), members)
+
+
+def _holds(me: Task, guard: Any, is_write: bool) -> bool:
+    """Whether *me* may access what *guard* protects."""
+    return guard.owner is me or (not is_write and guard in me.held)
+
+
+def _no_guard(_me: Task, _obj: Any, _is_write: bool) -> bool:
+    return False
+
+
+def _this_cpu(me: Task, _obj: Any, _is_write: bool) -> bool:
+    return not me.cpu.irqs_enabled  # nothing else of this CPU, and others have no business there
+
+
+def _guard_test(guard: str) -> Callable[[Task, Any, bool], bool]:
+    if not guard:
+        return _no_guard
+    if guard == THIS_CPU:
+        return _this_cpu
+    find = attrgetter(guard)
+    return lambda me, obj, is_write: _holds(me, find(obj), is_write)
+
+
+def _watched_field(crew: Crew, cls: type, field: str, guard: str) -> property:
+    # The slot descriptor, or what an attribute in __dict__ is by default, or nothing.
+    slot = getattr(cls, field, _NOTHING)
+    is_slot = hasattr(slot, "__set__")
+    is_guarded = _guard_test(guard)
+
+    def plain_read(obj: Any) -> Any:
+        if is_slot:
+            return slot.__get__(obj)
+        value = obj.__dict__.get(field, slot)
+        if value is _NOTHING:
+            raise AttributeError(f"{cls.__name__} has no {field!r}")
+        return value
+
+    def seen(me: Task, obj: Any, is_write: bool) -> None:
+        ex = crew.execution
+        key = (id(obj), field)
+        operand = ex.fields.get(key)
+        if operand is None:
+            operand = ex.fields[key] = Field(obj, field, guard, plain_read)
+        if is_guarded(me, obj, is_write):
+            ex.trace += (me, op.GUARDED_STORE if is_write else op.GUARDED_LOAD, operand)
+        else:
+            me.kind = op.STORE if is_write else op.LOAD
+            me.object = operand
+            ex.point(me)
+
+    def read(obj: Any) -> Any:
+        me = crew.execution.current
+        if me is not None:
+            seen(me, obj, False)
+        if is_slot:
+            return slot.__get__(obj)
+        value = obj.__dict__.get(field, slot)
+        if value is _NOTHING:
+            raise AttributeError(f"{cls.__name__} has no {field!r}")
+        return value
+
+    def write(obj: Any, value: Any) -> None:
+        me = crew.execution.current
+        if me is not None:
+            seen(me, obj, True)
+        if is_slot:
+            slot.__set__(obj, value)
+        else:
+            obj.__dict__[field] = value
+
+    return property(read, write)
