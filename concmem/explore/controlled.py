@@ -89,16 +89,15 @@ class ControlledRuntime(api.Runtime):
         self.nr_cpus = nr_cpus
         self.elastic = elastic
         self.seed = seed
+        self._own_crew = crew is None
+        self.crew = crew if crew is not None else Crew(pin=False)
         if execution is None:
             if scheduler is None:
                 scheduler = RandomWalk()
             scheduler.reset(seed)
-            execution = Execution(scheduler)
+            execution = Execution(scheduler, self.crew.gate)
             scheduler.begin(execution)
-        self.execution = execution
-        self.crew = crew if crew is not None else Crew(pin=False)
-        self._own_crew = crew is None
-        self.crew.execution = execution
+        self.execution = self.crew.execution = execution
         self.cpus: list[ControlledCpu] = execution.cpus
         self.areas: list[list[Any]] = []
         self._factories: list[Callable[[], Any]] = []
@@ -149,13 +148,9 @@ class ControlledRuntime(api.Runtime):
     def _add_cpu(self, name: str) -> ControlledCpu:
         if self._closed:
             raise MachineClosed(f"{name}: the machine has been shut down")
-        ex = self.execution
-        cpu = ControlledCpu(len(self.cpus), name, self.nr_cpus)
-        cpu.area += [factory() for factory in self._factories]
-        worker = self.crew.worker(cpu.number)
-        worker.job = lambda: ex.work(cpu)
-        cpu.thread, cpu.native_id = worker.thread, worker.native_id
-        cpu.main.gate = cpu.irq.gate = worker.gate
+        cpu = self.crew.cpu(len(self.cpus), name, self.nr_cpus)
+        if self._factories:
+            cpu.area += [factory() for factory in self._factories]
         self.cpus.append(cpu)
         self.areas.append(cpu.area)
         return cpu

@@ -16,7 +16,6 @@ The rest of the state of a CPU, a lock or a queue is in those; ``enabled`` is ke
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -29,6 +28,7 @@ from concmem.explore.stuck import (
     describe_wait,
     find_cycle,
     fire_earliest,
+    hang,
     lost_wakeup,
     nobody_left,
     subject_of,
@@ -38,6 +38,8 @@ from concmem.explore.task import ControlledCpu, Task
 from concmem.units import HZ
 
 if TYPE_CHECKING:
+    from concmem.explore.crew import Gate
+    from concmem.explore.locks import ControlledLock
     from concmem.explore.scheduler import Scheduler
     from concmem.explore.waitqueue import Waiter
     from concmem.explore.watch import Field
@@ -47,6 +49,8 @@ STEP_NS: Final = 1000
 
 BOOT_STEPS: Final = 1000
 """A kernel thread that is started at boot runs at once, until it waits or for so many steps."""
+
+PATIENCE: Final = 20.0
 
 LIVELOCK_CHECK: Final = 1000
 """Calls of ``cpu_relax`` between two looks whether anything has changed."""
@@ -58,6 +62,7 @@ class Execution:
 
     Args:
         scheduler: who decides.
+        gate: where the driver waits.
         max_steps: more is reported as livelock or step limit.
         stop_on_failure: end everything when a body fails; else the others go on.
         early_timeouts: how many time-outs may fire while others could still run; all others fire only
@@ -68,6 +73,7 @@ class Execution:
     def __init__(
         self,
         scheduler: Scheduler,
+        gate: Gate,
         *,
         max_steps: int = 1 << 62,
         stop_on_failure: bool = False,
@@ -79,8 +85,16 @@ class Execution:
         self.stop_on_failure = stop_on_failure
         self.early_timeouts = early_timeouts
         self.spurious_wakeups = spurious_wakeups
+        self.patience = PATIENCE
+        """Seconds without a step after which the running CPU is taken to hang."""
+        self.interrupted = False
+        """Whether it was broken off by Ctrl-C."""
+        self.hung = False
+        """Whether a CPU hangs that could not be made to give the baton back."""
         self.enabled: list[Task] = []
         """Tasks whose pending operation would not block, by `Task.index`."""
+        self.version = 0
+        """Changes whenever `enabled` does."""
         self.current: Task | None = None
         """Who runs, or took the last step; ``None``: the driver."""
         self.step = 0
@@ -98,8 +112,7 @@ class Execution:
         self.unfinished = 0
         """Bodies that have not ended; kernel threads are not counted."""
         self.driver = Task(None, -1, "driver", False)
-        self.driver.gate = threading.Lock()
-        self.driver.gate.acquire()
+        self.driver.gate = gate
         self.timers: list[Waiter] = []
         self.early_sleepers: list[Waiter] = []
         """Of all sleepers, those that the scheduler may wake by a time-out, or for no reason."""
@@ -152,6 +165,8 @@ class Execution:
         while not self._announcing and not self.enabled:
             if self.finding is not None or self.aborting or self.scheduler_error is not None:
                 raise ExecutionAborted
+            if self.interrupted:
+                return self.driver
             if self.resting:
                 for task in list(self.resting):
                     self._stop_resting(task)
@@ -179,9 +194,9 @@ class Execution:
         while True:
             self._switch_to(chosen)
             if chosen.gate is not me.gate:
-                chosen.gate.release()
+                chosen.gate.open()
                 # From here on others run. Nothing of the execution may be touched.
-                me.gate.acquire()
+                me.gate.wait()
                 if self.aborting:
                     raise ExecutionAborted
                 chosen = self.current  # type: ignore[assignment]
@@ -218,6 +233,7 @@ class Execution:
         if ready == task.enabled:
             return
         task.enabled = ready
+        self.version += 1
         enabled = self.enabled
         if ready:
             at = len(enabled)
@@ -254,6 +270,45 @@ class Execution:
         self.update(task)
         if task.cpu.interrupts:
             self.update_irq(task.cpu)
+
+    def disable_rivals(self, lock: ControlledLock, me: Task) -> None:
+        """
+        *me* has taken *lock*, which other enabled tasks have announced to take.
+
+        As `block` for each, but for the cost: locks are taken and given up all the time.
+        """
+        rivals = [
+            task
+            for task in self.enabled
+            if task.object is lock and task is not me and task.kind is op.ACQUIRE
+        ]
+        self.version += 1
+        for task in rivals:
+            task.blocked = lock
+            task.enabled = False
+            self.enabled.remove(task)
+            lock.blocked.append(task)
+            if self.resting:
+                self._has_run(task)
+            if task.cpu.interrupts:
+                self.update_irq(task.cpu)
+
+    def enable_rivals(self, tasks: list[Task]) -> None:
+        """The lock that all of *tasks*, which are cleared, waited for is free. As `unblock` for each."""
+        enabled = self.enabled
+        self.version += 1
+        for task in tasks:
+            task.blocked = None
+            if task.suspended or task.resting is not None:
+                continue
+            task.enabled = True
+            at = len(enabled)
+            while at and enabled[at - 1].index > task.index:
+                at -= 1
+            enabled.insert(at, task)
+            if task.cpu.interrupts:
+                self.update_irq(task.cpu)
+        tasks.clear()
 
     # -- yielding
 
@@ -351,7 +406,7 @@ class Execution:
             self.current = None
             chosen = self.driver
         cpu.active = False
-        chosen.gate.release()
+        chosen.gate.open()
 
     def _run_bodies(self, cpu: ControlledCpu) -> None:
         main = cpu.main
@@ -531,20 +586,32 @@ class Execution:
             return
         self._switch_to(chosen)
         if chosen is not driver:
-            chosen.gate.release()
+            chosen.gate.open()
             self._wait_for_baton()
 
     def _wait_for_baton(self) -> None:
+        gate = self.driver.gate
         try:
-            self.driver.gate.acquire()
+            step = -1
+            while not gate.is_open(self.patience):
+                if self.step == step:
+                    hang(self)
+                    return
+                step = self.step
+            gate.wait()
         except BaseException:  # Ctrl-C: have the baton back before anything else
             self._choose = lambda _enabled, _current: self.driver
-            while not self.driver.gate.acquire(timeout=0.2):
-                if self.current is None:
-                    # It came back just before the signal, or does so now.
-                    self.driver.gate.acquire(timeout=0.2)
+            # It may have come back just before the signal: then the gate is closed again already.
+            while self.current is not None or gate.is_open(0.1):
+                if gate.is_open(0.1):
+                    gate.wait()
                     break
             raise
+
+    def interrupt(self) -> None:
+        """Ctrl-C, while CPUs run: have the baton back at the next point. Called on the driver's thread."""
+        self.interrupted = True
+        self._choose = lambda _enabled, _current: self.driver
 
     def _choose_until(self, goal: Callable[[], bool]) -> Callable[[Sequence[Task], Task], Task]:
         choose = self.scheduler.choose
@@ -564,8 +631,8 @@ class Execution:
         for cpu in self.cpus:
             while cpu.active:
                 self.current = cpu.main
-                cpu.main.gate.release()
-                self.driver.gate.acquire()
+                cpu.main.gate.open()
+                self.driver.gate.wait()
         self.current = None
 
 

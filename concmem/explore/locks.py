@@ -9,6 +9,7 @@ releases the lock enables all that wait for it, and whoever the scheduler picks 
 from __future__ import annotations
 
 import threading
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ def assert_may_sleep(ex: Execution, me: Task, besides: object = None) -> None:
 class ControlledLock:
     """A plain spinlock: interrupts may come while it is held."""
 
-    __slots__ = ("_ex", "_real", "blocked", "name", "owner")
+    __slots__ = ("_ex", "_release_real", "_take_real", "blocked", "name", "owner")
 
     irqsave = False
     spins = True
@@ -49,7 +50,9 @@ class ControlledLock:
     def __init__(self, ex: Execution, name: str) -> None:
         self._ex = ex
         self.name = name
-        self._real = threading.Lock()
+        real = threading.Lock()
+        self._take_real = partial(real.acquire, False)
+        self._release_real = real.release
         self.owner: Task | None = None
         self.blocked: list[Task] = []
         """Tasks that wait for it."""
@@ -68,27 +71,22 @@ class ControlledLock:
             self.wait_for(me)
         self.take(me)
 
+    __enter__ = acquire
+
     def take(self, me: Task) -> None:
         """The scheduler has picked *me*, so the lock is free."""
         self.owner = me
-        if not self._real.acquire(False):
+        if not self._take_real():
             raise AssertionError(f"{self.name}: the model says it is free, the real lock is taken")
         me.held.append(self)
         ex = self._ex
         for task in ex.enabled:
+            # Others have announced to take the lock, and now cannot.
             if task.object is self and task is not me and task.kind is op.ACQUIRE:
-                self._disable_others(me)
+                ex.disable_rivals(self, me)
                 break
         if ex.lockdep is not None:
             ex.lockdep.taken(me, self)
-
-    def _disable_others(self, me: Task) -> None:
-        """Others have announced to take the lock, and now cannot."""
-        ex = self._ex
-        for task in list(ex.enabled):
-            if task.object is self and task is not me and task.kind is op.ACQUIRE:
-                self.blocked.append(task)
-                ex.block(task, self)
 
     def wait_for(self, me: Task) -> None:
         """Somebody has it: wait until it is free and *me*'s turn."""
@@ -133,32 +131,30 @@ class ControlledLock:
     def give_up(self, me: Task) -> None:
         """Release, as part of another operation: no point."""
         self.owner = None
-        self._real.release()
+        self._release_real()
         held = me.held
         if held[-1] is self:
             held.pop()
         else:
             held.remove(self)
+        ex = self._ex
         if self.blocked:
-            ex = self._ex
-            blocked, self.blocked = self.blocked, []
-            for task in blocked:
-                ex.unblock(task)
-        if self._ex.lockdep is not None:
-            self._ex.lockdep.released(me, self)
+            ex.enable_rivals(self.blocked)
+        if ex.lockdep is not None:
+            ex.lockdep.released(me, self)
 
     def _take_outside(self) -> None:
         """On the driver: CPUs go on until it is free."""
         if self.owner is not None:
             self._ex.drive(lambda: self.owner is None)
         self.owner = self._ex.driver
-        self._real.acquire()
+        self._take_real()
 
     def _give_up_outside(self) -> None:
         if self.owner is not self._ex.driver:
             raise LockMisuse(f"{self.name}: released by a thread that does not hold it")
         self.owner = None
-        self._real.release()
+        self._release_real()
 
     def give_up_by(self, me: Task | None) -> None:
         """Release without a point, on a CPU or not."""
@@ -173,9 +169,6 @@ class ControlledLock:
     def holder_to_wait_for(self) -> Task | None:
         """For the circle of those who wait for each other."""
         return self.owner
-
-    def __enter__(self) -> None:
-        self.acquire()
 
     def __exit__(
         self,
@@ -235,3 +228,5 @@ class ControlledMutex(ControlledLock):
         if me is not None:
             assert_may_sleep(self._ex, me)
         super().acquire()
+
+    __enter__ = acquire

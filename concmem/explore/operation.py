@@ -47,11 +47,6 @@ READING: Final = frozenset((READ, LOAD))
 LOCAL: Final = frozenset((RELAX, RESCHED, RESUME))
 """Kinds that touch nothing that others could see."""
 
-CHANGING: Final = frozenset(
-    (ACQUIRE, RELEASE, TRYLOCK, DOWN_READ, DOWN_WRITE, UP, WRITE, UPDATE, STORE)
-) | frozenset((WAIT, WAKE, TIMEOUT, IRQ, SEND, SPAWN, STOP))
-"""Kinds after which a CPU that spins may see something new."""
-
 
 class Operation(NamedTuple):
     """One step of an execution, or one that is pending."""
@@ -99,3 +94,8 @@ GUARDED_LOAD: Final = "guarded load"
 GUARDED_STORE: Final = "guarded store"
 
 NOTES: Final = frozenset((TAKEN, STARTED, DONE, GUARDED_LOAD, GUARDED_STORE))
+
+CHANGING: Final = frozenset(
+    (ACQUIRE, RELEASE, TAKEN, DOWN_READ, DOWN_WRITE, UP, WRITE, UPDATE, STORE)
+) | frozenset((WAIT, WAKE, TIMEOUT, IRQ, SEND, SPAWN, STOP))
+"""Kinds after which a CPU that spins may see something new."""

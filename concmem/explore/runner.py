@@ -7,16 +7,17 @@ no part of the schedule), then the bodies under the scheduler, then the checks, 
 
 from __future__ import annotations
 
-import gc
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
+from types import FrameType
 from typing import TypeAlias
 
 from concmem.errors import BadArgumentType, ScheduleAbandoned
 from concmem.explore.controlled import ControlledRuntime, OtherCpus, kind_of
-from concmem.explore.crew import Crew
+from concmem.explore.crew import Crew, current_crew
 from concmem.explore.execution import Execution
 from concmem.explore.failure import Failure, failure_of
 from concmem.explore.program import Program, runnable
@@ -30,9 +31,6 @@ MakeProgram: TypeAlias = Callable[[ControlledRuntime], Program]
 
 DETECTORS = frozenset(("races", "lockdep"))
 """What can be switched off; all other detectors are always on."""
-
-current_runtime: ContextVar[ControlledRuntime | None] = ContextVar("concmem_runtime", default=None)
-"""The runtime that a program is being built on, for `shared`."""
 
 
 @dataclass(frozen=True)
@@ -76,19 +74,42 @@ class Runner:
         self._seed = seed
         self.limits = limits if limits is not None else Limits()
         self.crew = Crew(pin)
-        self._parts: list[Dropped] = []
+        self._program: Program | None = None
+        self._interrupted = False
 
     @contextmanager
     def session(self) -> Iterator[Runner]:
-        """Threads are kept until the end of this."""
-        collecting = gc.isenabled()
+        """
+        Threads are kept until the end of this.
+
+        Meanwhile Ctrl-C is taken between two executions, or at the next point of one: `run_once` raises
+        `KeyboardInterrupt`. In the midst of a hand-over it would leave the threads in no state at all.
+        """
+        before = None
+        if threading.current_thread() is threading.main_thread():
+            before = signal.getsignal(signal.SIGINT)
+            if before is signal.default_int_handler:
+                signal.signal(signal.SIGINT, self._on_sigint)
         try:
             with self.crew.pinned():
                 yield self
         finally:
-            if collecting:
-                gc.enable()
+            if before is signal.default_int_handler:
+                signal.signal(signal.SIGINT, before)
             self.crew.dismiss()
+
+    def _on_sigint(self, signum: int, frame: FrameType | None) -> None:
+        if self._interrupted:
+            signal.default_int_handler(signum, frame)  # impatient: whatever state that leaves
+        self._interrupted = True
+        execution: Execution | None = self.crew.execution
+        if execution is not None and execution.current is not None:
+            execution.interrupt()
+
+    def _raise_interrupt(self) -> None:
+        if self._interrupted:
+            self._interrupted = False
+            raise KeyboardInterrupt
 
     def run_once(
         self,
@@ -102,9 +123,11 @@ class Runner:
         Raises:
             whatever the scheduler raises, or the program while it is built.
         """
+        self._raise_interrupt()
         limits = self.limits
         execution = (TracedExecution if traced else Execution)(
             scheduler,
+            self.crew.gate,
             max_steps=limits.max_steps,
             stop_on_failure=True,
             early_timeouts=limits.early_timeouts,
@@ -125,6 +148,8 @@ class Runner:
                 rt.want_cpus(len(program.bodies))
             self._queue(rt, program)
             execution.drive()
+            if execution.interrupted:
+                self._raise_interrupt()
             error = execution.scheduler_error
             if error is not None and not isinstance(error, ScheduleAbandoned):
                 raise error
@@ -136,24 +161,27 @@ class Runner:
             scheduler.end(execution)
             return self.run_once(scheduler, dropped, traced)
         finally:
-            rt.shutdown()
+            if execution.hung:
+                self.crew.lose()
+            else:
+                rt.shutdown()
         scheduler.end(execution)
         return execution
 
     def _build(self, rt: ControlledRuntime, dropped: Sequence[Dropped]) -> Program:
-        token = current_runtime.set(rt)
+        token = current_crew.set(self.crew)
         try:
             program = self._make_program(rt)
         finally:
-            current_runtime.reset(token)
+            current_crew.reset(token)
         if not isinstance(program, Program):
             raise BadArgumentType(f"program: expected it to return a Program, got {program!r}")
-        self._parts = program.parts()
+        self._program = program
         return program.without(dropped) if dropped else program
 
     def parts(self) -> list[Dropped]:
         """What of the program can be left out, as of the last execution."""
-        return self._parts
+        return self._program.parts() if self._program is not None else []
 
     @staticmethod
     def _queue(rt: ControlledRuntime, program: Program) -> None:

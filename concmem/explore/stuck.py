@@ -9,9 +9,13 @@ and nobody is left to wake it; a time-out that would save it does not hide that.
 
 from __future__ import annotations
 
+import ctypes
+import sys
+import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from concmem.errors import ExecutionAborted
 from concmem.explore import operation as op
 
 if TYPE_CHECKING:
@@ -177,3 +181,29 @@ def too_long(ex: Execution) -> None:
     if op.CHANGING.isdisjoint(kinds) and op.RELAX in kinds:
         ex.fail("livelock", f"CPUs spin, and nothing changes, until step {ex.step}", ex.current)
     ex.fail("step-limit", f"not at its end after {ex.max_steps} steps", ex.current)
+
+
+# -- a CPU that never comes to a point
+
+
+def hang(ex: Execution) -> None:
+    """On the driver: the running CPU has not come to a point for long. Report it, and break it off."""
+    task = ex.current
+    if task is None:
+        return
+    thread = task.cpu.thread
+    frame = sys._current_frames().get(thread.ident)
+    stack = "".join(traceback.format_stack(frame)[-6:]) if frame is not None else ""
+    ex.finding = Finding(
+        "hang", f"{task.name} has run for long without a scheduling point. It is here:\n{stack}",
+        task, ex.step, "hang",
+    )  # fmt: skip
+    ex.aborting = True
+    # The only way to stop a thread that runs Python code; one that waits for the host does not notice.
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread.ident), ctypes.py_object(ExecutionAborted)
+    )
+    if ex.driver.gate.is_open(1.0):
+        ex.driver.gate.wait()
+    else:
+        ex.hung = True

@@ -79,6 +79,7 @@ class ControlledCpu:
         self.main = Task(self, first, name, False)
         self.irq = Task(self, second, f"{name}/irq", True)
         self.thread: Thread | None = None
+        self.native_id = 0
         self.run_queue: deque[Job] = deque()
         self.interrupts: deque[Callable[[], Any]] = deque()
         self.nr_due = 0
@@ -88,7 +89,20 @@ class ControlledCpu:
         self.nr_interrupts = 0
         self.active = False
         """Whether the thread is inside of a body or handler."""
-        self.native_id = 0
+
+    def renew(self) -> None:
+        """For the next execution: as new."""
+        self.area = [False, self, {}, {}]
+        self.run_queue.clear()
+        self.interrupts.clear()
+        self.nr_due = self.nr_interrupts = 0
+        self.irqs_enabled = True
+        self.in_interrupt = self.active = False
+        for task in (self.main, self.irq):
+            task.area = self.area
+            task.kind = task.object = task.blocked = task.resting = None
+            task.enabled = task.suspended = False
+            task.held.clear()
 
     @property
     def is_kthread(self) -> bool:

@@ -169,7 +169,7 @@ class Mempool:
                     seconds = min(seconds, (deadline - self._rt.clock_ns()) / 1e9)
                 if seconds > 0:
                     self._events.count("mempool_alloc_waited")
-                    self.wait.wait(seconds)
+                    self.wait.wait(seconds, lambda: self.curr_nr > 0)
             return self._take()
 
     def _has_passed(self, deadline: int | None) -> bool:

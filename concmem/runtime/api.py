@@ -97,9 +97,14 @@ class WaitQueue(Protocol):
 
     @property
     def name(self) -> str: ...
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(
+        self, timeout: float | None = None, condition: Callable[[], bool] | None = None
+    ) -> bool:
         """
         Give the lock up, sleep, and take it again. *timeout* in seconds.
+
+        *condition* is what the caller waits for, if that can be said: who looks for lost wake-ups asks it
+        when nobody is left to wake the caller. Nothing else does.
 
         Returns whether there was a wake-up, as opposed to a time-out. A waiter must re-check its
         condition: a wake-up is a hint.

@@ -47,6 +47,8 @@ class PCT(Scheduler):
         self._steps = self._fixed_steps or 0
 
     def begin(self, execution: Execution) -> bool:
+        self._execution = execution
+        self._version = -1
         self._priorities: dict[Task, float] = {}
         self._lowest = 0.0
         self._step = 0
@@ -56,14 +58,22 @@ class PCT(Scheduler):
         self._changes = {
             1 + int(rng() * steps): priority for priority in range(self.depth - 1, 0, -1)
         }
+        self._next_change = min(self._changes, default=1 << 62)
         return True
 
     def choose(self, enabled: Sequence[Task], current: Task) -> Task:
+        step = self._step  # done so far, the last of them by `current`
+        self._step = step + 1
+        if self._execution.version == self._version and step < self._next_change:
+            return self._best  # nothing has changed, so nothing changes
+        return self._choose_again(step, enabled, current)
+
+    def _choose_again(self, step: int, enabled: Sequence[Task], current: Task) -> Task:
         priorities = self._priorities
-        change = self._changes.get(self._step)  # steps done so far, the last of them by `current`
-        if change is not None and self._step:
+        change = self._changes.pop(step, None)
+        if change is not None:
             priorities[current] = change
-        self._step += 1
+            self._next_change = min(self._changes, default=1 << 62)
         if current.resting is not None:  # it has yielded
             self._lowest -= 1.0
             priorities[current] = self._lowest
@@ -76,6 +86,8 @@ class PCT(Scheduler):
             if priority > highest:
                 best, highest = task, priority
         assert best is not None
+        self._best = best
+        self._version = self._execution.version
         return best
 
     def end(self, execution: Execution) -> None:
