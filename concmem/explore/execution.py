@@ -522,15 +522,21 @@ class Execution:
         On the driver: let CPUs run until *goal*, looked at before each step; without one until every body
         has ended and nobody can go on.
         """
-        self._goal = goal
-        if goal is not None and goal():
+        if goal is None:
+            self._run(self.scheduler.choose)
             return
-        choose = self.scheduler.choose if goal is None else self._choose_until(goal)
-        self._run(choose)
+        if goal():
+            return
+        deviations = len(self.deviations)
+        self._goal = goal
+        self._run(self._choose_until(goal))
         self._goal = None
-        if goal is not None and not self.stop_on_failure and self.finding is not None:
+        if self.stop_on_failure:
+            del self.deviations[deviations:]
+        if self.finding is not None:
             finding, self.finding = self.finding, None
-            raise Deadlock(str(finding.error))
+            error = finding.error
+            raise error if isinstance(error, BaseException) else Deadlock(error)
 
     def boot(self, task: Task) -> None:
         """On the driver: run a kernel thread that has just been made until it waits."""
@@ -614,7 +620,8 @@ class Execution:
         self._choose = lambda _enabled, _current: self.driver
 
     def _choose_until(self, goal: Callable[[], bool]) -> Callable[[Sequence[Task], Task], Task]:
-        choose = self.scheduler.choose
+        # What the driver asks for in a check is not part of the schedule.
+        choose = _default if self.stop_on_failure else self.scheduler.choose
 
         def choose_until(enabled: Sequence[Task], current: Task) -> Task:
             task, self.current = self.current, None  # the goal is no step
@@ -634,6 +641,11 @@ class Execution:
                 cpu.main.gate.open()
                 self.driver.gate.wait()
         self.current = None
+
+
+def _default(enabled: Sequence[Task], current: Task) -> Task:
+    """Stay on the current task, else the lowest enabled one."""
+    return current if current.enabled else enabled[0]
 
 
 def _abort(_enabled: Sequence[Task], _current: Task) -> Task:
