@@ -30,7 +30,8 @@ _ACQUIRES: Final = frozenset(
 _RELEASES: Final = frozenset(
     (op.RELEASE, op.UP, op.WRITE, op.UPDATE, op.SEND, op.SPAWN, op.DONE, op.WAKE, op.STOP)
 )
-_WRITES: Final = frozenset((op.STORE, op.GUARDED_STORE))
+_WRITES: Final = frozenset((op.STORE, op.GUARDED_STORE, op.WRITE))
+_MARKED: Final = frozenset((op.READ, op.WRITE))
 _ACCESSES: Final = frozenset((op.LOAD, op.STORE, op.GUARDED_LOAD, op.GUARDED_STORE))
 
 
@@ -84,7 +85,7 @@ def find_races(trace: list[Any], most: int = 1) -> list[Race]:
             continue
         cpu: int = task.cpu.number
         clock = clocks[cpu]
-        if kind in _ACCESSES:
+        if kind in _ACCESSES or isinstance(obj, Field):
             access = Access(cpu, clock.get(cpu, 0), task, kind, position)
             race = _access(states[id(obj)], access, clock, obj)
             if race is not None and all(race.field is not other.field for other in races):
@@ -110,17 +111,26 @@ def _access(state: _State, access: Access, clock: Clock, obj: Field) -> Race | N
     """FastTrack's rules, for one access."""
     write = state.write
     race = None
-    if write is not None and write.cpu != access.cpu and write.time >= clock.get(write.cpu, 0):
+    if write is not None and _concurrent(write, access, clock):
         race = Race(obj, write, access)
     if access.kind in _WRITES:
         for read in state.reads.values():
-            if race is None and read.cpu != access.cpu and read.time >= clock.get(read.cpu, 0):
+            if race is None and _concurrent(read, access, clock):
                 race = Race(obj, read, access)
         state.write = access
         state.reads.clear()
     else:
         state.reads[access.cpu] = access
     return race
+
+
+def _concurrent(before: Access, access: Access, clock: Clock) -> bool:
+    """Whether nothing orders the two, and not both are marked (fields with lockless reads)."""
+    return (
+        before.cpu != access.cpu
+        and before.time >= clock.get(before.cpu, 0)
+        and not (before.kind in _MARKED and access.kind in _MARKED)
+    )
 
 
 def _join(clock: Clock, other: Clock) -> None:

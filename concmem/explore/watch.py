@@ -8,10 +8,10 @@ execution, and finds the running execution through the crew; the object of an op
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from concmem.explore import operation as op
-from concmem.runtime.api import THIS_CPU
+from concmem.runtime.api import THIS_CPU, split_guard
 from concmem.runtime.guarded import guards_of
 
 if TYPE_CHECKING:
@@ -23,6 +23,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _NOTHING: Any = object()
+
+
+_PLAIN: Final = {
+    (False, False): op.LOAD,
+    (False, True): op.GUARDED_LOAD,
+    (True, False): op.STORE,
+    (True, True): op.GUARDED_STORE,
+}
+"""How an access is noted, by: is it a write, is the guard held."""
+
+_MARKED: Final = {**_PLAIN, (False, False): op.READ, (True, True): op.WRITE}
+"""The same for fields that may be read without their guard."""
 
 
 class Field:
@@ -102,11 +114,12 @@ def _this_cpu(me: Task, _obj: Any, _is_write: bool) -> bool:
 
 
 def _guard_test(guard: str) -> Callable[[Task, Any, bool], bool]:
-    if not guard:
+    lock, _ = split_guard(guard)
+    if not lock:
         return _no_guard
-    if guard == THIS_CPU:
+    if lock == THIS_CPU:
         return _this_cpu
-    find = attrgetter(guard)
+    find = attrgetter(lock)
     return lambda me, obj, is_write: _holds(me, find(obj), is_write)
 
 
@@ -115,6 +128,7 @@ def _watched_field(crew: Crew, cls: type, field: str, guard: str) -> property:
     slot = getattr(cls, field, _NOTHING)
     is_slot = hasattr(slot, "__set__")
     is_guarded = _guard_test(guard)
+    kinds = _MARKED if split_guard(guard)[1] else _PLAIN
 
     def plain_read(obj: Any) -> Any:
         if is_slot:
@@ -130,10 +144,11 @@ def _watched_field(crew: Crew, cls: type, field: str, guard: str) -> property:
         operand = ex.fields.get(key)
         if operand is None:
             operand = ex.fields[key] = Field(obj, field, guard, plain_read)
-        if is_guarded(me, obj, is_write):
-            ex.trace += (me, op.GUARDED_STORE if is_write else op.GUARDED_LOAD, operand)
+        kind = kinds[is_write, is_guarded(me, obj, is_write)]
+        if kind in op.NOTES:
+            ex.trace += (me, kind, operand)
         else:
-            me.kind = op.STORE if is_write else op.LOAD
+            me.kind = kind
             me.object = operand
             ex.point(me)
 

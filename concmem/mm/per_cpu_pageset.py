@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from concmem.mm.migratetype import MOVABLE, PCPTYPES
 from concmem.mm.page import Page
 from concmem.mm.statistics import PagesetStatistics
-from concmem.runtime.api import THIS_CPU
+from concmem.runtime.api import THIS_CPU, lockless_reads
 from concmem.units import PAGEBLOCK_ORDER
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ class PerCpuPageset:
     )
 
     __guarded_by__: Final = {
-        "count": "lock",
+        # A drain looks which sets have pages; one that fills just then is as if filled right after.
+        "count": lockless_reads("lock"),
         "high": "lock",
         "free_count": "lock",
         "alloc_factor": "lock",

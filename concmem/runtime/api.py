@@ -29,7 +29,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from random import Random
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from concmem.errors import LockMisuse
 
@@ -42,6 +42,23 @@ HOT_FREE = 3
 
 THIS_CPU = "THIS_CPU"
 """Guard name for ``__guarded_by__``: only the owning CPU touches the field."""
+
+_LOCKLESS: Final = "lockless reads; writes: "
+
+
+def lockless_reads(guard: str) -> str:
+    """
+    A guard for ``__guarded_by__`` that only writers have to hold.
+
+    Readers without it are as ``READ_ONCE``, and writers as ``WRITE_ONCE``: the code says in a comment why a
+    stale value does no harm.
+    """
+    return _LOCKLESS + guard
+
+
+def split_guard(guard: str) -> tuple[str, bool]:
+    """The lock (or `THIS_CPU`) that *guard* names, and whether readers may do without."""
+    return guard.removeprefix(_LOCKLESS), guard.startswith(_LOCKLESS)
 
 
 class Lock(Protocol):
