@@ -22,22 +22,42 @@ Controlled mode: a scheduler owns every switch between CPUs.
 from concmem.errors import Deadlock, ReplayDiverged
 from concmem.explore.check import Coverage, Outcome, check, replay, shrink
 from concmem.explore.controlled import ControlledRuntime
+from concmem.explore.execution import Execution
 from concmem.explore.failure import Failure
 from concmem.explore.program import Program
 from concmem.explore.schedule import Schedule
 from concmem.explore.scheduler import Scheduler
-from concmem.explore.schedulers import DFS, PCT, SCHEDULERS, RandomWalk, Replay, RoundRobin
+from concmem.explore.schedulers import (
+    DFS,
+    PCT,
+    POS,
+    SCHEDULERS,
+    SURW,
+    URW,
+    DelayBounding,
+    PreemptionBounding,
+    RandomWalk,
+    Replay,
+    RoundRobin,
+    Twice,
+)
 from concmem.explore.shared import shared
 
 __all__ = [
     "DFS",
     "PCT",
+    "POS",
     "SCHEDULERS",
+    "SURW",
+    "URW",
     "ControlledRuntime",
     "Coverage",
     "Deadlock",
+    "Execution",
+    "DelayBounding",
     "Failure",
     "Outcome",
+    "PreemptionBounding",
     "Program",
     "RandomWalk",
     "Replay",
@@ -45,6 +65,7 @@ __all__ = [
     "RoundRobin",
     "Schedule",
     "Scheduler",
+    "Twice",
     "check",
     "replay",
     "shared",

@@ -54,7 +54,7 @@ class PCT(Scheduler):
         self._step = 0
         # Not sorted: the i-th one drawn lowers to priority i.
         rng = self._random.random
-        steps = self._steps or 1000
+        steps = max(1, (self._steps or 1000) - 1)  # a change after the last step changes nothing
         self._changes = {
             1 + int(rng() * steps): priority for priority in range(self.depth - 1, 0, -1)
         }
