@@ -89,6 +89,7 @@ class MmState:
         "exec_vm": "mmap_lock",
         "stack_vm": "mmap_lock",
         "map_count": "mmap_lock",
+        "vmas": "mmap_lock",
         "rss_anon": "page_table_lock",
         "rss_shmem": "page_table_lock",
     }
