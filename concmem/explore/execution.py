@@ -232,6 +232,11 @@ class Execution:
         )
         if ready == task.enabled:
             return
+        if ready and task.kind is op.ACQUIRE and task.object.owner is not None:
+            # It was interrupted, or rested, when somebody else took the lock that it is about to take.
+            task.blocked = task.object
+            task.object.blocked.append(task)
+            return
         task.enabled = ready
         self.version += 1
         enabled = self.enabled

@@ -157,7 +157,9 @@ def _watched_field(crew: Crew, cls: type, field: str, guard: str) -> property:
         operand = ex.fields.get(key)
         if operand is None:
             operand = ex.fields[key] = Field(obj, field, guard, plain_read)
-        guarded = is_guarded(me, obj, is_write)
+        # Fields that may be read without the guard are marked accesses all, so that a semaphore that was
+        # downgraded is enough to write them: nobody else who has it does.
+        guarded = is_guarded(me, obj, is_write and kinds is _PLAIN)
         if operand.changeable and not is_write:
             # Who shares a semaphore only looks; anybody else may do what they want.
             is_write = not guarded or is_guarded(me, obj, True)

@@ -9,6 +9,8 @@ from typing import Any
 from concmem.explore import ControlledRuntime, Program
 from concmem.machine import Machine
 from concmem.mm import gfp
+from concmem.mm.mm_state import STACK_TOP, STACK_VM_PAGES
+from concmem.mm.process_statistics import user_statistics
 from concmem.mm.reclaim import Shrinker
 from concmem.workloads import WORKLOADS
 from concmem.workloads.hunting import hunting_program
@@ -22,17 +24,22 @@ PROGRAMS: dict[str, Make] = {}
 def program(
     function: Callable[[Machine], tuple[list[Any], Callable[[], None]]],
 ) -> Callable[..., Any]:
-    """Make a function of a machine, which gives bodies and a check, a program."""
+    """
+    Make a function of a machine, which gives bodies and a check, a program.
+
+    Bodies beyond the second are interrupts of CPU 0.
+    """
 
     def make(rt: ControlledRuntime) -> Program:
         m = Machine(memory="16M", cma="2M", runtime=rt)
         bodies, after = function(m)
+        interrupts = [(0, body) for body in bodies[2:]]
 
         def check() -> None:
             after()
             m.verify()
 
-        return Program(bodies, check, verify=m.verify)
+        return Program(bodies[:2], check, verify=m.verify, interrupts=interrupts)
 
     PROGRAMS[function.__name__] = make
     return function
@@ -227,7 +234,7 @@ def shared_memory(m: Machine) -> tuple[list[Any], Callable[[], None]]:
             p.write(address + 4096 * page, b"shared")
         p.exit()
 
-    return [body, body], lambda: m.run([shmem.put]) and None
+    return [body, body], lambda: m.run([shmem.close]) and None
 
 
 @program
@@ -269,6 +276,109 @@ def deferred(m: Machine) -> tuple[list[Any], Callable[[], None]]:
         m.call_on(m.smp_processor_id(), lambda: m.vfree(address))
         m.workqueue.drain()
         m.drain_all_pages()
+
+    return [body, body], nothing
+
+
+@program
+def interrupted_objects(m: Machine) -> tuple[list[Any], Callable[[], None]]:
+    """One cache whose objects an interrupt allocates and frees on top of everything."""
+    cache = m.kmem_cache_create("objects", 1024)
+    given: list[int] = []
+
+    def body() -> None:
+        taken = [cache.alloc() for _ in range(18)]
+        given.extend(address for address in taken[:10] if address is not None)
+        for address in taken[10:]:
+            if address is not None:
+                cache.free(address)
+        cache.free_bulk(cache.alloc_bulk(4))
+
+    def other() -> None:
+        mine = [cache.alloc() for _ in range(9)]
+        while given:
+            cache.free(given.pop())
+        for address in mine:
+            if address is not None:
+                cache.free(address)
+        cache.flush_all()
+
+    def handler() -> None:
+        address, another = cache.alloc(gfp.GFP_ATOMIC), cache.alloc(gfp.GFP_ATOMIC)
+        for each in (address, another):
+            if each is not None:
+                cache.free(each)
+
+    def after() -> None:
+        m.run([lambda: cache.free_bulk(given)])
+        m.run([cache.destroy])
+
+    return [body, other, handler, handler, handler, handler], after
+
+
+@program
+def readers_of_statistics(m: Machine) -> tuple[list[Any], Callable[[], None]]:
+    """/proc files are read while another CPU allocates, and maps."""
+    p = m.process()
+
+    def reader() -> None:
+        m.slab.find("kmalloc-2k").statistics()
+        m.vm_areas.statistics()
+        user_statistics(m.processes, 1)
+        m.zones[0].statistics()
+        m.log.read()
+
+    def body() -> None:
+        address = p.mmap(8192)
+        p.write(address, b"x" * 8192)
+        area = m.vmalloc(8192)
+        objects = [m.kmalloc(2048) for _ in range(10)]
+        m.log.printk("so far, so good")
+        for each in objects:
+            m.kfree(each)
+        m.vfree(area)
+        p.munmap(address, 8192)
+
+    def after() -> None:
+        m.run([p.exit])
+
+    return [body, reader], after
+
+
+@program
+def stack_and_copies(m: Machine) -> tuple[list[Any], Callable[[], None]]:
+    """Two threads grow the stack, and copy the same pages on write."""
+    p = m.process()
+    shmem = m.run([lambda: m.shmem_create(8192)])[0]
+    private: list[Any] = m.run([lambda: p.mmap(8192, flags=2, file=shmem)])
+    anonymous: list[Any] = m.run([lambda: p.mmap(8192)])
+    stack = STACK_TOP - (STACK_VM_PAGES + 2) * 4096
+
+    def body() -> None:
+        for page in (0, 4096):
+            p.read(private[0] + page, 8)
+            p.read(anonymous[0] + page, 8)
+            p.write(private[0] + page, b"copy")
+            p.write(anonymous[0] + page, b"mine")
+            p.write(stack + page, b"deep")
+
+    def after() -> None:
+        m.run([p.exit])
+        m.run([shmem.close])
+
+    return [body, body], after
+
+
+@program
+def shared_files(m: Machine) -> tuple[list[Any], Callable[[], None]]:
+    """Objects of shared memory come and go."""
+
+    def body() -> None:
+        for _ in range(2):
+            shmem = m.shmem_create(4096)
+            if shmem is not None:
+                m.kernel.processes.context.shmem.files()
+                shmem.close()
 
     return [body, body], nothing
 
