@@ -29,6 +29,7 @@ from concmem.explore.schedule import Schedule
 from concmem.explore.scheduler import Scheduler
 from concmem.explore.schedulers import (
     DFS,
+    DPOR,
     PCT,
     POS,
     SCHEDULERS,
@@ -45,6 +46,7 @@ from concmem.explore.shared import shared
 
 __all__ = [
     "DFS",
+    "DPOR",
     "PCT",
     "POS",
     "SCHEDULERS",

@@ -8,6 +8,7 @@ from concmem.errors import BadArgument, BadArgumentType
 from concmem.explore.scheduler import Scheduler
 from concmem.explore.schedulers.delay_bounding import DelayBounding
 from concmem.explore.schedulers.dfs import DFS
+from concmem.explore.schedulers.dpor import DPOR
 from concmem.explore.schedulers.pct import PCT
 from concmem.explore.schedulers.pos import POS
 from concmem.explore.schedulers.preemption_bounding import PreemptionBounding
@@ -29,6 +30,7 @@ SCHEDULERS: dict[str, Callable[[], Scheduler]] = {
         PreemptionBounding,
         DelayBounding,
         DFS,
+        DPOR,
         RoundRobin,
     )
 }
@@ -54,6 +56,7 @@ def make_scheduler(scheduler: str | Scheduler) -> Scheduler:
 
 __all__ = [
     "DFS",
+    "DPOR",
     "PCT",
     "POS",
     "SCHEDULERS",
