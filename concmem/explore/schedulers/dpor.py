@@ -54,9 +54,11 @@ class Node:
 class Step:
     """One step that was taken, or was about to be."""
 
-    __slots__ = ("clock", "footprint", "kind", "obj", "task")
+    __slots__ = ("after", "clock", "footprint", "kind", "obj", "task")
 
     def __init__(self, task: int, kind: str, obj: Any, footprint: Footprint) -> None:
+        self.after: Footprint = []
+        """What the code after the operation, up to the next one, touched."""
         self.task = task
         self.kind = kind
         self.obj = obj
@@ -183,7 +185,7 @@ class DPOR(Scheduler):
                 continue
             if kind in op.NOTES:
                 if steps and kind is not op.STARTED:
-                    steps[-1].footprint.append((obj, kind is not op.GUARDED_LOAD))
+                    steps[-1].after.append((obj, kind is not op.GUARDED_LOAD))
                 continue
             if independence.learn(kind, obj):
                 self._anew = True
@@ -199,16 +201,18 @@ class DPOR(Scheduler):
         """Find the steps that race with *step*, from the latest to the earliest; sets its clock."""
         clock = dict(history.clocks.get(step.task, {}))
         ordered = history.only_ordered(step)
-        for earlier in history.candidates(step):
-            other = steps[earlier - 1]
-            if earlier in ordered or other.task == step.task:
-                continue
-            if earlier <= clock.get(other.task, 0):
-                continue
-            self._reverse(steps, earlier, step, position, clock)
-            _join(clock, other.clock)
-        for earlier in ordered:
-            _join(clock, steps[earlier - 1].clock)
+        touched = history.candidates(step.footprint)
+        touched |= history.of_lock(step)
+        # The operation first; then what came after it, which it may have ordered.
+        for candidates in (touched - ordered, history.candidates(step.after)):
+            for earlier in sorted(candidates, reverse=True):
+                other = steps[earlier - 1]
+                if other.task == step.task or earlier <= clock.get(other.task, 0):
+                    continue
+                self._reverse(steps, earlier, step, position, clock)
+                _join(clock, other.clock)
+            for earlier in ordered:
+                _join(clock, steps[earlier - 1].clock)
         clock[step.task] = position
         step.clock = clock
 
@@ -269,7 +273,7 @@ class _History:
     def add(self, step: Step, position: int) -> None:
         """*step* has been taken."""
         self.clocks[step.task] = step.clock
-        for obj, is_written in step.footprint:
+        for obj, is_written in step.footprint + step.after:
             key = id(obj)
             self._keep.append(obj)
             if is_written:
@@ -280,7 +284,7 @@ class _History:
         if step.kind is op.ACQUIRE:
             self._locks[id(step.obj)] = [(position, op.ACQUIRE)]
         elif step.kind in (op.RELEASE, op.TRYLOCK):
-            taken = step.kind is op.TRYLOCK and step.footprint.count((step.obj, True)) > 1
+            taken = step.kind is op.TRYLOCK and (step.obj, True) in step.after
             if taken:
                 self._locks[id(step.obj)] = [(position, op.ACQUIRE)]
             else:
@@ -288,18 +292,22 @@ class _History:
         elif step.kind is op.WAIT:
             self._locks.setdefault(id(step.obj.lock), []).append((position, op.RELEASE))
 
-    def candidates(self, step: Step) -> list[int]:
-        """Steps that are dependent with *step*, from the latest on."""
+    def candidates(self, footprint: Footprint) -> set[int]:
+        """The latest steps that are dependent with one of that *footprint*."""
         found: set[int] = set()
-        for obj, is_written in step.footprint:
+        for obj, is_written in footprint:
             key = id(obj)
             if key in self._writes:
                 found.add(self._writes[key])
             if is_written:
                 found.update(self._reads.get(key, ()))
-        if step.kind is op.ACQUIRE:
-            found.update(position for position, _ in self._locks.get(id(step.obj), ()))
-        return sorted(found, reverse=True)
+        return found
+
+    def of_lock(self, step: Step) -> set[int]:
+        """What was done to the lock that *step* takes, since it was last taken."""
+        if step.kind is not op.ACQUIRE:
+            return set()
+        return {position for position, _ in self._locks.get(id(step.obj), ())}
 
     def only_ordered(self, step: Step) -> set[int]:
         """
