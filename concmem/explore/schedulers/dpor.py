@@ -12,6 +12,7 @@ Where this is careful beyond the papers:
 
 * A step that takes a lock races with the step that *took* it before, not with the one that gave it up: these two can
   never both be next. It is ordered after the release all the same.
+* So does an interrupt with the step that disabled interrupts, not with those up to where they were enabled.
 * If no task that could begin the other order is enabled in the state before, all that are enabled are tried.
 * An execution that was broken off (a failure, a deadlock, nobody awake) still has steps that tasks were about to
   take. They count as if they had been taken next.
@@ -41,10 +42,12 @@ Clock = dict[int, int]
 class Node:
     """A state on the way, and what is tried from there. Tasks are named by their index."""
 
-    __slots__ = ("backtrack", "chosen", "done", "enabled", "sleep")
+    __slots__ = ("backtrack", "chosen", "deaf", "done", "enabled", "sleep")
 
-    def __init__(self, enabled: list[int], chosen: int, sleep: set[int]) -> None:
+    def __init__(self, enabled: list[int], chosen: int, sleep: set[int], deaf: set[int]) -> None:
         self.enabled = enabled
+        self.deaf = deaf
+        """The interrupt tasks of CPUs that took none here, whether one was waiting or not."""
         self.chosen = chosen
         self.backtrack = {chosen}
         self.done: set[int] = set()
@@ -132,7 +135,12 @@ class DPOR(Scheduler):
         if not awake:
             raise ScheduleAbandoned
         chosen = current if current in awake else awake[0]
-        return Node([task.index for task in enabled], chosen.index, sleep)
+        deaf = {
+            cpu.irq.index
+            for cpu in self._execution.cpus
+            if not cpu.irqs_enabled or cpu.in_interrupt
+        }
+        return Node([task.index for task in enabled], chosen.index, sleep, deaf)
 
     def _sleeping(self) -> set[int]:
         """Who sleeps in the state after the last step: what it would do commutes with that step."""
@@ -203,6 +211,8 @@ class DPOR(Scheduler):
         ordered = history.only_ordered(step)
         touched = history.candidates(step.footprint)
         touched |= history.of_lock(step)
+        if step.kind is op.IRQ:
+            ordered = {k for k in touched if self._keeps_out(steps[k - 1], k, step)}
         # The operation first; then what came after it, which it may have ordered.
         for candidates in (touched - ordered, history.candidates(step.after)):
             for earlier in sorted(candidates, reverse=True):
@@ -215,6 +225,12 @@ class DPOR(Scheduler):
                 _join(clock, steps[earlier - 1].clock)
         clock[step.task] = position
         step.clock = clock
+
+    def _keeps_out(self, earlier: Step, position: int, interrupt: Step) -> bool:
+        """Whether *interrupt* could not have come in place of *earlier*: it was sent by that, or kept out."""
+        if earlier.kind is op.SEND:
+            return True
+        return position <= len(self._stack) and interrupt.task in self._stack[position - 1].deaf
 
     def _reverse(
         self, steps: list[Step], earlier: int, step: Step, position: int, clock: Clock
