@@ -138,13 +138,17 @@ class ProcFs:
         Raises:
             BadArgument: there is no file *name*, or not any more.
         """
+        return self.render(self._statistics(), name)
+
+    def render(self, stats: MachineStatistics, name: str) -> str:
+        """`read` at the moment of *stats*, a snapshot that the caller has taken of the machine."""
         if name in self._files:
-            text = self._files[name](self._statistics())
+            text = self._files[name](stats)
             self.nr_reads[name] += 1
             return text
         for where, directory in self._directories.items():
             if name.startswith(_join(where, "")):
-                make = directory.find(self._statistics(), name.removeprefix(_join(where, "")))
+                make = directory.find(stats, name.removeprefix(_join(where, "")))
                 if make is not None:
                     text = make()
                     if not where:

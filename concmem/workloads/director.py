@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from concmem.errors import CacheBusy, PageCountError
+from concmem.workloads.peaks import MixedLog
 from concmem.workloads.progress import Progress
 from concmem.workloads.result import MemoryResult, PhaseResult, flatten
 from concmem.workloads.slab_activity import SlabActivityLog
@@ -48,6 +49,8 @@ class Director(threading.Thread):
         self.stopping = False
         self._next_verify: float | None = None  # a time of perf_counter()
         self.slabs = SlabActivityLog(machine)
+        self.mixed = MixedLog(machine)
+        self._began = perf_counter()
         self._allocated_before = 0
         self._ended = False
         self._running = threading.Lock()
@@ -194,6 +197,7 @@ class Director(threading.Thread):
         except Exception as error:
             self._failed(error)
         self.verifications += 1
+        self.mixed.look(perf_counter() - self._began)
         self._collect_interrupt_failures()
 
     def _clean_up(self, workload: Workload) -> None:
