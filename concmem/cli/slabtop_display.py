@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final, Self
 from rich.live import Live
 from rich.text import Text
 
-from concmem.cli.display import count, make_live_console
+from concmem.cli.display import make_live_console
 from concmem.reports import slabinfo, slabtop
+from concmem.reports.words import count
 
 if TYPE_CHECKING:
     from concmem.cli.keys import Keys

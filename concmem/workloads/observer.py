@@ -11,10 +11,8 @@ import threading
 from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Final
 
-from concmem.workloads.peaks import PeakLog
-
 if TYPE_CHECKING:
-    from concmem.machine import Machine
+    from concmem.workloads.peaks import PeakLog
     from concmem.workloads.sampler import Sampler
 
 SHARE: Final = 25
@@ -28,12 +26,18 @@ STOP_SECONDS: Final = 5.0
 
 
 class Observer(threading.Thread):
-    """Looks until it is stopped. Read `sampler`, `peaks` and `error` after that."""
+    """
+    Looks until it is stopped. Read `error` after that.
 
-    def __init__(self, machine: Machine, sampler: Sampler) -> None:
+    Args:
+        sampler: for the quick looks; nobody else uses it meanwhile.
+        peaks: for the close ones.
+    """
+
+    def __init__(self, sampler: Sampler, peaks: PeakLog) -> None:
         super().__init__(name="concmem-observer", daemon=True)
         self.sampler = sampler
-        self.peaks = PeakLog(machine)
+        self.peaks = peaks
         self.error = ""
         """Why it has ended early; empty: it has not."""
         self._stop_asked = threading.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Final
 
 from concmem.mm.debug.mixed_blocks import mixed_pageblocks
@@ -12,17 +13,22 @@ from concmem.reports.zones import populated_zones
 
 if TYPE_CHECKING:
     from concmem.machine import Machine
-    from concmem.mm.statistics import MachineStatistics
+    from concmem.mm.statistics import MachineStatistics, SlabStatistics
 
 MAX_PROCESSES: Final = 8
 """Processes whose smaps is read."""
 
 
 class PeakLog:
-    """The peaks so far of one machine. Used by one thread."""
+    """
+    The peaks so far of one machine.
+
+    Locks: `_lock` guards everything, also while the machine is looked at.
+    """
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self._lock = threading.Lock()
         self._caches: dict[str, CachePeak] = {}
         self._free = 1 << 62
         self._rss = 0
@@ -31,11 +37,14 @@ class PeakLog:
 
     def look(self, seconds: float, phase: str) -> None:
         """Compare with what the machine is now. May sleep where a process changes its mappings."""
+        with self._lock:
+            self._look(seconds, phase)
+
+    def _look(self, seconds: float, phase: str) -> None:
         stats = self._machine.statistics()
         for cache in stats.slabs:
-            known = self._caches.get(cache.name)
-            if cache.nr_slabs and (known is None or cache.nr_slabs > known.slabs):
-                self._caches[cache.name] = cache_peak(cache, round(seconds, 3))
+            if cache.nr_slabs:
+                self._look_at_cache(cache, round(seconds, 3))
         self._look_at_zones(stats, seconds, phase)
         self._look_at_processes(stats, seconds, phase)
 
@@ -46,6 +55,16 @@ class PeakLog:
             return -(peak.slabs << peak.order), peak.name
 
         return tuple(sorted(self._caches.values(), key=largest_first))
+
+    def _look_at_cache(self, cache: SlabStatistics, seconds: float) -> None:
+        known = self._caches.get(cache.name)
+        if known is None or cache.nr_slabs > known.slabs:
+            peak = cache_peak(cache, seconds)
+            self._caches[cache.name] = peak._replace(
+                first_seen=peak.first_seen if known is None else known.first_seen
+            )
+        else:
+            self._caches[cache.name] = known._replace(last_seen=seconds)
 
     def _look_at_zones(self, stats: MachineStatistics, seconds: float, phase: str) -> None:
         zones = tuple(map(zone_moment, populated_zones(stats)))

@@ -108,9 +108,8 @@ class _Run:
         self._on_progress = on_progress
         self._lockup_seconds = lockup_seconds
         self._director = director = Director(machine, scenario)
-        self._observer = Observer(
-            machine, Sampler(machine, director.cpus, lambda: director.current)
-        )
+        sampler = Sampler(machine, director.cpus, lambda: director.current)
+        self._observer = Observer(sampler, director.peaks)
         self._interrupted = False
         self._hung = False
         self._before = machine.statistics()
@@ -223,9 +222,9 @@ class _Run:
             locks=machine.lock_statistics(),
             hung=self._hung,
             timeline=self._observer.sampler.timeline(self._observer.error),
-            caches=self._observer.peaks.caches(),
-            busiest=self._observer.peaks.busiest,
-            processes=self._observer.peaks.processes,
+            caches=director.peaks.caches(),
+            busiest=director.peaks.busiest,
+            processes=director.peaks.processes,
             mixed=director.mixed.result(),
         )
         result.event_totals = dict(result.events)

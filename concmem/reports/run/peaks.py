@@ -23,6 +23,8 @@ def cache_peak(cache: SlabStatistics, seconds: float) -> CachePeak:
     return CachePeak(
         name=cache.name,
         seconds=seconds,
+        first_seen=seconds,
+        last_seen=seconds,
         object_size=cache.object_size,
         size=cache.size,
         order=cache.order,

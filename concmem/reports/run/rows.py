@@ -65,6 +65,9 @@ class CachePeak(NamedTuple):
 
     name: str
     seconds: float
+    first_seen: float
+    """When somebody first saw it with a slab; seconds after the run began, as all times here."""
+    last_seen: float
     object_size: int
     """As asked for."""
     size: int
