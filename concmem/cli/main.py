@@ -15,11 +15,13 @@ from types import ModuleType
 from typing import Final
 
 import concmem
-from concmem.cli import bench, flows, replay_trace, slabtop, stress
+from concmem.cli import bench, flows, replay_trace, report, slabtop, stress, top
 from concmem.cli.output import INTERRUPTED, PIPE, USAGE, complain
 from concmem.errors import BadArgument, TraceError
 
-COMMANDS: Final[tuple[ModuleType, ...]] = (stress, slabtop, flows, replay_trace, bench)
+COMMANDS: Final[tuple[ModuleType, ...]] = (
+    *(stress, report, top, slabtop, flows, replay_trace, bench),
+)
 """The modules of the sub-commands, in the order of ``--help``."""
 
 DESCRIPTION: Final = f"""\
