@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 EXPORT_EVERY: Final = 1.0
 """Seconds from the end of one export to the next."""
 
-STOP_SECONDS: Final = 5.0
+SLOW: Final = ("sys/kernel/slab",)
+"""What is written at the beginning and at the end only."""
+
+STOP_SECONDS: Final = 30.0
 """How long to wait for the end of the last export: that of a machine that hangs may never come."""
 
 
@@ -24,8 +27,9 @@ class LiveExport:
     """
     Exports the files of a machine every second, from a thread of its own.
 
-    A context manager: there is an export before its body begins, and one after it has ended. When files
-    cannot be written any more, that was the last export, and `error` says why.
+    A context manager: there is an export before its body begins, and one after it has ended. Between them
+    ``sys/kernel/slab`` stays as it was: its thousands of files take longer to write than a second while
+    CPUs keep the interpreter busy. When files cannot be written any more, `error` says why.
 
     Args:
         procfs: the files.
@@ -67,6 +71,6 @@ class LiveExport:
         while not stopped and not self.error:
             stopped = self._stop_asked.wait(EXPORT_EVERY)
             try:
-                self._procfs.export(self._directory)
+                self._procfs.export(self._directory, () if stopped else SLOW)
             except Exception as error:  # a full disk must not end the run
                 self.error = f"{type(error).__name__}: {error}"

@@ -235,11 +235,11 @@ def test_a_tree_that_cannot_be_kept_to_the_end(
 
     export, calls = ProcFs.export, []
 
-    def full_disk(self: ProcFs, directory: str) -> object:
+    def full_disk(self: ProcFs, directory: str, skip: Any = ()) -> object:
         calls.append(directory)
         if len(calls) > 1:
             raise OSError(28, "No space left on device")
-        return export(self, directory)
+        return export(self, directory, skip)
 
     monkeypatch.setattr(ProcFs, "export", full_disk)
     out = tmp_path / "run.json"

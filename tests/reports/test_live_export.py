@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from concmem.errors import BadArgument
+from concmem.mm.statistics import MachineStatistics
 from concmem.reports.live_export import LiveExport
 from concmem.reports.procfs import ProcFs
 
-from .samples import make_machine, make_zone
+from .samples import make_machine, make_slab, make_zone
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -48,6 +49,21 @@ def test_it_is_there_from_the_beginning_to_the_end(tmp_path: Path) -> None:
     assert number(tmp_path) == statistics.taken == 2
 
 
+def test_slabs_are_written_at_both_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In between the tree of caches stays, and the table of them is renewed."""
+    monkeypatch.setattr("concmem.reports.live_export.EXPORT_EVERY", 0.001)
+    statistics = Changing()
+
+    def slabs() -> MachineStatistics:
+        return statistics()._replace(slabs=(make_slab("a", usersize=1, order=statistics.taken),))
+
+    order = tmp_path / "sys/kernel/slab/a/order"
+    with LiveExport(ProcFs(slabs), tmp_path):
+        statistics.wait_for(5)
+        assert order.read_text() == "1\n"
+    assert order.read_text() == f"{statistics.taken}\n"
+
+
 def test_it_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Again and again, while the body runs."""
     monkeypatch.setattr("concmem.reports.live_export.EXPORT_EVERY", 0.001)
@@ -78,12 +94,12 @@ def test_a_failure_is_kept_and_the_last(tmp_path: Path, monkeypatch: pytest.Monk
     calls = []
 
     class Failing(ProcFs):
-        def export(self, directory: Any) -> list[Path]:
+        def export(self, directory: Any, skip: Any = ()) -> list[Path]:
             calls.append(directory)
             if len(calls) > 1:
                 failed.set()
                 raise OSError(28, "No space left on device")
-            return super().export(directory)
+            return super().export(directory, skip)
 
     with LiveExport(Failing(Changing()), tmp_path) as export:
         assert failed.wait(30)
@@ -101,7 +117,7 @@ def test_an_export_that_hangs_is_left_behind(
     calls = []
 
     class Hanging(ProcFs):
-        def export(self, directory: Any) -> list[Path]:
+        def export(self, directory: Any, skip: Any = ()) -> list[Path]:
             calls.append(directory)
             if len(calls) > 1:
                 entered.set()
