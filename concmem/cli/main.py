@@ -35,6 +35,8 @@ examples:
   concmem stress smoke                  every workload for a moment
   concmem stress --list                 the scenarios there are
   concmem stress pressure --cpus 8 --seconds 60 --json result.json
+  concmem report result.json --html report.html
+  concmem top slab-storm                CPUs, caches, zones and locks, live
   concmem COMMAND --help                all about one command
 
 not modelled: TLB and page tables' hardware, swap, the page cache, transparent huge pages,

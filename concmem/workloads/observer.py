@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from concmem.workloads.peaks import PeakLog
     from concmem.workloads.sampler import Sampler
 
-SHARE: Final = 25
+SHARE: Final = 50
 """
 A close look is followed by a pause of so many times the host CPU time that it took: some 20 ms for a machine
 of 8 CPUs. A quick one takes 1.

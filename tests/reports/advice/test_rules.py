@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -313,3 +315,13 @@ def test_rules_live_with_what_is_missing(part: str) -> None:
     empty = {"timeline": Timeline(), "busiest": None, "leaks": None}
     check_all(make_run(**{part: empty.get(part, ())}))
     check_all(make_run(operations=0, seconds=0.0, cpus=(), event_totals={}))
+
+
+def test_the_reference_has_every_rule_with_its_level() -> None:
+    """docs/reference/reports.md, one row each."""
+    page = Path(__file__).parents[3] / "docs" / "reference" / "reports.md"
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", page.read_text(), re.MULTILINE)
+    assert [name for name, _ in rows] == [rule.__name__ for rule in RULES]
+    sources = {rule.__name__: Path(inspect.getfile(rule)).read_text() for rule in RULES}
+    for name, level in rows:
+        assert f"        {level.upper()},\n" in sources[name], name
