@@ -34,6 +34,7 @@ EXCEPTIONS = {
     # Types only: rows of lock statistics, which the machine passes through.
     ("mm.statistics", "runtime.lockstat"),
     ("reports.lock_stat", "runtime.lockstat"),
+    ("reports.top", "runtime.lockstat"),
 }
 
 ABOVE = ("cli", "testing", "workloads", "bugs", "traces")
