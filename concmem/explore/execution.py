@@ -232,6 +232,11 @@ class Execution:
         )
         if ready == task.enabled:
             return
+        if ready and task.kind is op.ACQUIRE and task.object.owner is not None:
+            # Taken by another one while *task* rested, or was interrupted.
+            task.object.blocked.append(task)
+            self.block(task, task.object)
+            return
         task.enabled = ready
         self.version += 1
         enabled = self.enabled
