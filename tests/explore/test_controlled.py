@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 from functools import partial
+from math import factorial
 
 import psutil
 import pytest
@@ -219,3 +220,15 @@ def test_a_lock_taken_while_its_waiter_is_interrupted() -> None:
     outcome = explore.check(program, "dfs")
     assert outcome.failure is None, str(outcome.failure)
     assert outcome.exhausted
+
+
+@pytest.mark.parametrize("nr_bodies", [1, 2, 3, 4])
+def test_every_number_of_cpus_is_searched(nr_bodies: int) -> None:
+    """An execution begins once for the scheduler, also where the number of CPUs was guessed wrong first."""
+
+    def program(rt: ControlledRuntime) -> Program:
+        return Program([rt.cond_resched] * nr_bodies)
+
+    outcome = explore.check(program, "dfs")
+    assert outcome.exhausted
+    assert outcome.executions == factorial(nr_bodies)
