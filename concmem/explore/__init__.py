@@ -19,25 +19,47 @@ Controlled mode: a scheduler owns every switch between CPUs.
     print(outcome)
 """
 
-from concmem.errors import Deadlock, ReplayDiverged
+from concmem.errors import Deadlock, Nondeterminism, ReplayDiverged
 from concmem.explore.check import Coverage, Outcome, check, replay, shrink
 from concmem.explore.controlled import ControlledRuntime
 from concmem.explore.failure import Failure
 from concmem.explore.program import Program
 from concmem.explore.schedule import Schedule
 from concmem.explore.scheduler import Scheduler
-from concmem.explore.schedulers import DFS, PCT, SCHEDULERS, RandomWalk, Replay, RoundRobin
+from concmem.explore.schedulers import (
+    DFS,
+    PCT,
+    POS,
+    SCHEDULERS,
+    SURW,
+    URW,
+    Census,
+    DelayBound,
+    NondeterminismCheck,
+    PreemptionBound,
+    RandomWalk,
+    Replay,
+    RoundRobin,
+)
 from concmem.explore.shared import shared
 
 __all__ = [
     "DFS",
     "PCT",
+    "POS",
     "SCHEDULERS",
+    "SURW",
+    "URW",
+    "Census",
     "ControlledRuntime",
     "Coverage",
     "Deadlock",
+    "DelayBound",
     "Failure",
+    "Nondeterminism",
+    "NondeterminismCheck",
     "Outcome",
+    "PreemptionBound",
     "Program",
     "RandomWalk",
     "Replay",

@@ -6,14 +6,30 @@ from collections.abc import Callable
 
 from concmem.errors import BadArgument, BadArgumentType
 from concmem.explore.scheduler import Scheduler
+from concmem.explore.schedulers.census import Census
+from concmem.explore.schedulers.delay_bound import DelayBound
 from concmem.explore.schedulers.dfs import DFS
+from concmem.explore.schedulers.nondeterminism import NondeterminismCheck
 from concmem.explore.schedulers.pct import PCT
+from concmem.explore.schedulers.pos import POS
+from concmem.explore.schedulers.preemption_bound import PreemptionBound
 from concmem.explore.schedulers.random_walk import RandomWalk
 from concmem.explore.schedulers.replay import Replay
 from concmem.explore.schedulers.round_robin import RoundRobin
+from concmem.explore.schedulers.surw import SURW
+from concmem.explore.schedulers.urw import URW
 
 SCHEDULERS: dict[str, Callable[[], Scheduler]] = {
-    each.name: each for each in (RandomWalk, PCT, DFS, RoundRobin)
+    "random": RandomWalk,
+    "pct": PCT,
+    "pos": POS,
+    "urw": URW,
+    "surw": SURW,
+    "pb": PreemptionBound,
+    "db": DelayBound,
+    "dfs": DFS,
+    "rr": RoundRobin,
+    "nondeterminism": NondeterminismCheck,
 }
 """By the names that :func:`concmem.explore.check` takes."""
 
@@ -35,4 +51,19 @@ def make_scheduler(scheduler: str | Scheduler) -> Scheduler:
     return SCHEDULERS[scheduler]()
 
 
-__all__ = ["DFS", "PCT", "SCHEDULERS", "RandomWalk", "Replay", "RoundRobin", "make_scheduler"]
+__all__ = [
+    "DFS",
+    "PCT",
+    "POS",
+    "SCHEDULERS",
+    "SURW",
+    "URW",
+    "Census",
+    "DelayBound",
+    "NondeterminismCheck",
+    "PreemptionBound",
+    "RandomWalk",
+    "Replay",
+    "RoundRobin",
+    "make_scheduler",
+]

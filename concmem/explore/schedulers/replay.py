@@ -33,13 +33,13 @@ class Replay(Scheduler):
         self._strict = strict
 
     def begin(self, execution: Execution) -> bool:
+        self._execution = execution
         self._deviations = dict(self.schedule.deviations)
-        self._step = 0
         return True
 
     def choose(self, enabled: Sequence[Task], current: Task) -> Task:
-        k = self._deviations.pop(self._step, None)
-        self._step += 1
+        # Steps of the execution, not calls: interrupts that were due are taken without being asked.
+        k = self._deviations.pop(self._execution.step, None) if self._deviations else None
         default = current if current.enabled else enabled[0]
         if k is None:
             return default
@@ -50,7 +50,7 @@ class Replay(Scheduler):
             return default
         there = ", ".join(f"{task.name} to {task.kind} {name_of(task.object)}" for task in enabled)
         raise ReplayDiverged(
-            f"step {self._step - 1}: the schedule {self.schedule} switches to other choice {k}, but "
+            f"step {self._execution.step}: the schedule {self.schedule} switches to other choice {k}, but "
             f"only {len(others)} besides {default.name} can go on: {there}"
         )
 
@@ -65,5 +65,5 @@ class Replay(Scheduler):
             step, k = min(self._deviations.items())
             raise ReplayDiverged(
                 f"step {step}: the schedule {self.schedule} switches to other choice {k}, but the "
-                f"execution ended after {self._step} steps"
+                f"execution ended after {self._execution.step} steps"
             )
