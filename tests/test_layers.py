@@ -36,7 +36,7 @@ EXCEPTIONS = {
     ("reports.lock_stat", "runtime.lockstat"),
 }
 
-ABOVE = ("cli", "testing", "workloads", "bugs", "traces")
+ABOVE = ("cli", "testing", "workloads", "bugs", "traces", "sct")
 """Packages that nothing below them may know."""
 
 FORBIDDEN_IN_MM = ("threading", "time", "random", "_thread", "multiprocessing", "asyncio")
