@@ -22,21 +22,23 @@ Controlled mode: a scheduler owns every switch between CPUs.
 from concmem.errors import Deadlock, Nondeterminism, ReplayDiverged
 from concmem.explore.check import Coverage, Outcome, check, replay, shrink
 from concmem.explore.controlled import ControlledRuntime
+from concmem.explore.execution import Execution
 from concmem.explore.failure import Failure
 from concmem.explore.program import Program
 from concmem.explore.schedule import Schedule
 from concmem.explore.scheduler import Scheduler
 from concmem.explore.schedulers import (
     DFS,
+    DPOR,
     PCT,
     POS,
     SCHEDULERS,
     SURW,
     URW,
     Census,
-    DelayBound,
+    DelayBounding,
     NondeterminismCheck,
-    PreemptionBound,
+    PreemptionBounding,
     RandomWalk,
     Replay,
     RoundRobin,
@@ -45,6 +47,7 @@ from concmem.explore.shared import shared
 
 __all__ = [
     "DFS",
+    "DPOR",
     "PCT",
     "POS",
     "SCHEDULERS",
@@ -54,12 +57,13 @@ __all__ = [
     "ControlledRuntime",
     "Coverage",
     "Deadlock",
-    "DelayBound",
+    "DelayBounding",
+    "Execution",
     "Failure",
     "Nondeterminism",
     "NondeterminismCheck",
     "Outcome",
-    "PreemptionBound",
+    "PreemptionBounding",
     "Program",
     "RandomWalk",
     "Replay",

@@ -7,6 +7,7 @@ no part of the schedule), then the bodies under the scheduler, then the checks, 
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -90,10 +91,14 @@ class Runner:
             before = signal.getsignal(signal.SIGINT)
             if before is signal.default_int_handler:
                 signal.signal(signal.SIGINT, self._on_sigint)
+        # What is there now stays there: the collector need not look at it again and again. A machine is full
+        # of circles, so it has to look at each execution's rest quite often.
+        gc.freeze()
         try:
             with self.crew.pinned():
                 yield self
         finally:
+            gc.unfreeze()
             if before is signal.default_int_handler:
                 signal.signal(signal.SIGINT, before)
             self.crew.dismiss()

@@ -72,6 +72,15 @@ class _Recorder(list[Any]):
         task, kind, obj = entry
         if task is None:
             return self
+        # Showing a value may look at watched fields, which is no step.
+        current, self._ex.current = self._ex.current, None
+        try:
+            self._record(task, kind, obj)
+        finally:
+            self._ex.current = current
+        return self
+
+    def _record(self, task: Task, kind: str, obj: Any) -> None:
         self.settle()
         is_note = kind in op.NOTES
         value = _show(obj) if kind in _SHOWS_VALUE or kind in _CHANGES_VALUE else ""
@@ -91,7 +100,6 @@ class _Recorder(list[Any]):
                 is_note,
             )
         )
-        return self
 
     def settle(self) -> None:
         """What changed last has its new value by now."""
@@ -151,7 +159,7 @@ def _show_value(value: Any) -> str:
 
 def _caller() -> str:
     """The innermost frame that is no part of the harness."""
-    frame = sys._getframe(2)
+    frame = sys._getframe(3)
     while frame is not None:
         name = frame.f_code.co_filename.replace("\\", "/")
         if not any(part in name for part in _MECHANISM):

@@ -1,6 +1,8 @@
 """
 Watched objects under control: an access of a field without its guard is a point, and every access is noted.
 
+A list, dict or the like counts as written whenever the field is read: what is done to it cannot be seen.
+
 `guarded.watched_class` does the same for jitter. Here the class is made once for each crew, not for each
 execution, and finds the running execution through the crew; the object of an operation is the field.
 """
@@ -37,10 +39,14 @@ _MARKED: Final = {**_PLAIN, (False, False): op.READ, (True, True): op.WRITE}
 """The same for fields that may be read without their guard."""
 
 
+_CHANGES: Final = ("append", "add", "insert", "popitem", "add_tail")
+"""Methods that tell a container that can be changed."""
+
+
 class Field:
     """One field of one watched object, as the object of an operation."""
 
-    __slots__ = ("field", "guard", "obj", "read")
+    __slots__ = ("changeable", "field", "guard", "lockless", "obj", "read")
 
     def __init__(self, obj: Any, field: str, guard: str, read: Callable[[Any], Any]) -> None:
         self.obj = obj
@@ -48,6 +54,15 @@ class Field:
         self.guard = guard
         """What is to protect it; empty: nothing was declared."""
         self.read = read
+        lock, lockless = split_guard(guard)
+        self.lockless = lockless
+        """Whether readers may do without the guard: all accesses but unguarded stores are marked."""
+        self.changeable = (
+            not lockless
+            and lock != THIS_CPU
+            and any(hasattr(self.now, method) for method in _CHANGES)
+        )
+        """Whether who reads the field may change what it refers to, and so counts as who writes it."""
 
     @property
     def name(self) -> str:
@@ -144,7 +159,13 @@ def _watched_field(crew: Crew, cls: type, field: str, guard: str) -> property:
         operand = ex.fields.get(key)
         if operand is None:
             operand = ex.fields[key] = Field(obj, field, guard, plain_read)
-        kind = kinds[is_write, is_guarded(me, obj, is_write)]
+        # Fields that may be read without the guard are marked accesses all, so that a semaphore that was
+        # downgraded is enough to write them: nobody else who has it does.
+        guarded = is_guarded(me, obj, is_write and kinds is _PLAIN)
+        if operand.changeable and not is_write:
+            # Who shares a semaphore only looks; anybody else may do what they want.
+            is_write = not guarded or is_guarded(me, obj, True)
+        kind = kinds[is_write, guarded]
         if kind in op.NOTES:
             ex.trace += (me, kind, operand)
         else:

@@ -39,7 +39,7 @@ class Benchmark:
     preemptions: int
     """The fewest that show the bug."""
     delays: int
-    """The fewest that show the bug, see `DelayBound`."""
+    """The fewest that show the bug, see `DelayBounding`."""
     means: Mapping[str, float | None]
     """For each of `COLUMNS`, the mean number of executions until the bug shows; ``None``: it never does."""
 

@@ -22,8 +22,8 @@ from concmem.explore import (
     POS,
     SURW,
     URW,
-    DelayBound,
-    PreemptionBound,
+    DelayBounding,
+    PreemptionBounding,
     RandomWalk,
     Scheduler,
 )
@@ -52,8 +52,8 @@ RANDOM: Final[dict[str, Callable[[Benchmark], Scheduler]]] = {
 """Schedulers whose executions are independent of each other."""
 
 SYSTEMATIC: Final[dict[str, Callable[[Benchmark], Scheduler]]] = {
-    "pb": lambda _: PreemptionBound(),
-    "db": lambda _: DelayBound(),
+    "pb": lambda _: PreemptionBounding(),
+    "db": lambda _: DelayBounding(),
     "dfs": lambda _: DFS(),
 }
 """Schedulers that run each schedule once."""

@@ -15,8 +15,8 @@ from concmem.errors import BadArgument
 from concmem.explore import (
     DFS,
     ControlledRuntime,
-    DelayBound,
-    PreemptionBound,
+    DelayBounding,
+    PreemptionBounding,
     Program,
     Scheduler,
 )
@@ -118,7 +118,7 @@ def random_program(seed: int) -> MakeProgram:
     return program
 
 
-BOUNDED = [(PreemptionBound, preemptions), (DelayBound, delays)]
+BOUNDED = [(PreemptionBounding, preemptions), (DelayBounding, delays)]
 
 Cost = Callable[[Run], int]
 
@@ -159,7 +159,7 @@ def test_limit(make: Callable[[int], Bounded], cost: Cost, seed: int, limit: int
 def test_bound_is_the_deepest_finished() -> None:
     """It is told while the next one is on, and a limit of executions is no end of a bound."""
     program = random_program(0)
-    runs = search(program, PreemptionBound())
+    runs = search(program, PreemptionBounding())
     for executions in range(1, len(runs)):
         outcome = explore.check(program, "pb", executions=executions)
         assert not outcome.exhausted
@@ -182,18 +182,18 @@ def test_failures_come_at_their_exact_bound() -> None:
 def test_summary_says_what_was_covered() -> None:
     """In words: what is counted, and that there is more."""
     program = random_program(1)
-    outcome = explore.check(program, PreemptionBound(0))
+    outcome = explore.check(program, PreemptionBounding(0))
     assert "Every schedule with at most 0 preemptions was covered." in str(outcome)
     assert "Not exhausted" in str(outcome)
-    outcome = explore.check(program, DelayBound(1))
+    outcome = explore.check(program, DelayBounding(1))
     assert "Every schedule with at most 1 delays was covered." in str(outcome)
     # Whoever comes first has the lock until it ends: two schedules, and no preemption anywhere.
-    outcome = explore.check(mutual_exclusion, PreemptionBound(0))
+    outcome = explore.check(mutual_exclusion, PreemptionBounding(0))
     assert (outcome.executions, outcome.bound) == (2, 0)
     assert "Exhausted" in str(outcome)
 
 
-@pytest.mark.parametrize("make", [PreemptionBound, DelayBound])
+@pytest.mark.parametrize("make", [PreemptionBounding, DelayBounding])
 def test_bad_limit(make: Callable[[int], Bounded]) -> None:
     """It is named."""
     with pytest.raises(BadArgument, match="limit"):

@@ -461,3 +461,42 @@ def test_rwsem_recursive_reader() -> None:
         return Program([reader, writer])
 
     assert found(program, detectors={"races"}).kind == "deadlock"
+
+
+@pytest.mark.parametrize("kind", ["spinlock", "irqsave", "mutex"])
+def test_exclusion_when_an_interrupt_comes_before_the_lock(kind: str) -> None:
+    """A CPU that was interrupted on its way to a lock does not get it from under somebody else."""
+
+    def program(rt: ControlledRuntime) -> Program:
+        lock = rt.mutex("l") if kind == "mutex" else rt.spinlock("l", irqsave=kind == "irqsave")
+        inside, x = [0], rt.atomic(0, "x")
+
+        def section() -> None:
+            with lock:
+                inside[0] += 1
+                x.inc()
+                assert inside[0] == 1
+                inside[0] -= 1
+
+        return Program([section, section], interrupts=[(0, x.inc)])
+
+    passes(program)
+
+
+def test_exclusion_after_yielding() -> None:
+    """Neither does one that has yielded."""
+
+    def program(rt: ControlledRuntime) -> Program:
+        lock, inside = rt.spinlock("l"), [0]
+
+        def section() -> None:
+            rt.cpu_relax()
+            with lock:
+                inside[0] += 1
+                rt.cond_resched()
+                assert inside[0] == 1
+                inside[0] -= 1
+
+        return Program([section, section, section])
+
+    passes(program)

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from concmem.errors import BadArgument, BadArgumentType
 from concmem.explore.scheduler import Scheduler
 from concmem.explore.schedulers.census import Census
-from concmem.explore.schedulers.delay_bound import DelayBound
+from concmem.explore.schedulers.delay_bounding import DelayBounding
 from concmem.explore.schedulers.dfs import DFS
+from concmem.explore.schedulers.dpor import DPOR
 from concmem.explore.schedulers.nondeterminism import NondeterminismCheck
 from concmem.explore.schedulers.pct import PCT
 from concmem.explore.schedulers.pos import POS
-from concmem.explore.schedulers.preemption_bound import PreemptionBound
+from concmem.explore.schedulers.preemption_bounding import PreemptionBounding
 from concmem.explore.schedulers.random_walk import RandomWalk
 from concmem.explore.schedulers.replay import Replay
 from concmem.explore.schedulers.round_robin import RoundRobin
@@ -25,9 +26,10 @@ SCHEDULERS: dict[str, Callable[[], Scheduler]] = {
     "pos": POS,
     "urw": URW,
     "surw": SURW,
-    "pb": PreemptionBound,
-    "db": DelayBound,
+    "pb": PreemptionBounding,
+    "db": DelayBounding,
     "dfs": DFS,
+    "dpor": DPOR,
     "rr": RoundRobin,
     "nondeterminism": NondeterminismCheck,
 }
@@ -53,15 +55,16 @@ def make_scheduler(scheduler: str | Scheduler) -> Scheduler:
 
 __all__ = [
     "DFS",
+    "DPOR",
     "PCT",
     "POS",
     "SCHEDULERS",
     "SURW",
     "URW",
     "Census",
-    "DelayBound",
+    "DelayBounding",
     "NondeterminismCheck",
-    "PreemptionBound",
+    "PreemptionBounding",
     "RandomWalk",
     "Replay",
     "RoundRobin",

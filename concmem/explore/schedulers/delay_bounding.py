@@ -15,7 +15,7 @@ from concmem.explore.schedulers.bounded import Bounded
 from concmem.explore.task import Task
 
 
-class DelayBound(Bounded):
+class DelayBounding(Bounded):
     """All schedules without delay (there is one), then all with one, and so on. To skip j tasks costs j."""
 
     name: ClassVar[str] = "db"

@@ -14,7 +14,7 @@ from concmem.explore.schedulers.bounded import Bounded
 from concmem.explore.task import Task
 
 
-class PreemptionBound(Bounded):
+class PreemptionBounding(Bounded):
     """
     All schedules without preemption, then all with one, and so on.
 
