@@ -25,7 +25,7 @@ A number with a ! is not within three standard errors of the expected one; that 
 table of ten. The expected numbers come from 4,000 executions each.
 """
 
-SCHEDULERS: Final = ("random", "pct-2", "pct-3", "pos", "urw", "surw", "pb", "db", "dfs")
+SCHEDULERS: Final = ("random", "pct-2", "pct-3", "pos", "urw", "surw", "pb", "db", "dfs", "dpor")
 PROGRAMS: Final = (
     "account", "bluetooth_driver", "deadlock01", "lazy01", "reorder_3", "twostage", "wronglock_3",
     "stringbuffer",

@@ -18,6 +18,7 @@ from typing import Final
 from concmem.errors import BadArgument
 from concmem.explore import (
     DFS,
+    DPOR,
     PCT,
     POS,
     SURW,
@@ -28,6 +29,7 @@ from concmem.explore import (
     Scheduler,
 )
 from concmem.explore.runner import Runner
+from concmem.explore.schedulers.census import PILOTS
 from concmem.sct.benchmark import EXPECTED_EXECUTIONS, Benchmark
 
 MOST: Final = 100_000
@@ -55,8 +57,9 @@ SYSTEMATIC: Final[dict[str, Callable[[Benchmark], Scheduler]]] = {
     "pb": lambda _: PreemptionBounding(),
     "db": lambda _: DelayBounding(),
     "dfs": lambda _: DFS(),
+    "dpor": lambda _: DPOR(),
 }
-"""Schedulers that run each schedule once."""
+"""Schedulers that leave nothing out, or nothing that matters."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def measure(
     """
     Run *benchmark* under the scheduler of that name.
 
-    One of `RANDOM` has *executions*, and one more before that is not counted: some schedulers need that to
+    One of `RANDOM` has *executions*, and a few more before that are not counted: some schedulers need them to
     learn the program. One of `SYSTEMATIC` goes on until it finds the bug.
 
     Raises:
@@ -136,7 +139,8 @@ def _measure_random(
     failures = 0
     start = perf_counter()
     with Runner(benchmark.program, benchmark.tasks).session() as runner:
-        runner.run_once(policy)
+        for _ in range(PILOTS):
+            runner.run_once(policy)
         for _ in range(executions):
             failures += _has_failed(runner, policy, benchmark)
     expected = benchmark.means.get(scheduler)

@@ -21,7 +21,9 @@ from concmem.explore import (
     URW,
     Census,
     ControlledRuntime,
+    DelayBounding,
     NondeterminismCheck,
+    PreemptionBounding,
     Program,
     RoundRobin,
     Scheduler,
@@ -112,7 +114,7 @@ def test_urw_is_uniform(counts: tuple[int, ...], seed: int) -> None:
     for scheduler, is_uniform in ((URW(), True), (make_scheduler("random"), False)):
         scheduler.reset(seed)
         runs = executions(steps(*counts), scheduler, 2001)
-        next(runs)  # the pilot
+        next(runs)  # the pilot: the default schedule
         found = Counter(map(order, runs))
         assert (chi_square(found, len(every)) < limit) is is_uniform
 
@@ -172,6 +174,36 @@ def test_the_pilot_is_repeated_when_it_fails() -> None:
     assert any(scheduler.census is not None for _ in runs)
     assert scheduler.census is not None
     assert dict(scheduler.census.events) == {0: 2, 1: 2}
+
+
+def test_the_longest_of_the_pilots_counts() -> None:
+    """The default schedule may take a short way."""
+
+    def program(rt: ControlledRuntime) -> Program:
+        x, y = rt.cell(0, "x"), rt.cell(0, "y")
+
+        def first() -> None:
+            x.value = 1
+
+        def second() -> None:
+            if not x.value:  # not so by default
+                for i in range(5):
+                    y.value = i
+
+        return Program([first, second])
+
+    for make in (URW, SURW):
+        scheduler = make()
+        scheduler.reset(1)
+        counts = []
+        for _ in executions(program, scheduler, 20):
+            assert scheduler.census is not None
+            counts.append(scheduler.census.events[1])
+        assert counts[0] == 1
+        assert (
+            counts[-1] == 6
+        )  # by default 1 of 2 executions goes that way, so none of 20 in a million
+        assert counts == sorted(counts)
 
 
 def test_known_counts_need_no_pilot() -> None:
@@ -470,6 +502,26 @@ def test_names() -> None:
         make_scheduler("fifo")
     with pytest.raises(BadArgumentType, match="scheduler"):
         make_scheduler(PCT)  # type: ignore[arg-type]
+
+
+def test_a_limit_is_no_proof() -> None:
+    """A bound, a number of executions or of seconds that cut something off: never exhausted."""
+    program = steps(3, 2)
+    for outcome in (
+        explore.check(program, "dfs", executions=10),
+        explore.check(program, "dfs", seconds=1e-9),
+        explore.check(program, PreemptionBounding(1)),
+        explore.check(program, DelayBounding(1)),
+        explore.check(program, "random", executions=100),
+        explore.check(program, "pct", executions=100),
+        explore.check(program, "rr"),
+    ):
+        assert outcome
+        assert not outcome.exhausted, str(outcome)
+    # One more than there are: only now is it known that there are no others.
+    for name in ("dfs", "pb", "db"):
+        outcome = explore.check(program, name, executions=11)
+        assert (outcome.executions, outcome.exhausted) == (10, True)
 
 
 # -- nondeterminism

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from concmem.explore import operation as op
 from concmem.explore.scheduler import Scheduler
@@ -19,6 +19,10 @@ from concmem.explore.task import Task
 
 if TYPE_CHECKING:
     from concmem.explore.execution import Execution
+
+
+PILOTS: Final = 20
+"""Executions of which events are counted."""
 
 
 def started_by(kind: str | None, obj: Any) -> Task | None:
@@ -62,9 +66,25 @@ class Census:
                 starters.setdefault(child.index, task.index)
         return cls(events, starters, accesses)
 
+    def longest(self, other: Census) -> Census:
+        """Of each count the larger one."""
+        names = {**self.accesses, **other.accesses}
+        accesses = {
+            name: _longest(self.accesses.get(name, {}), other.accesses.get(name, {}))
+            for name in names
+        }
+        starters = {**other.starters, **self.starters}
+        return Census(_longest(self.events, other.events), starters, accesses)
+
     def shared(self) -> dict[str, Mapping[int, int]]:
         """`accesses` of what more than one task has accessed."""
         return {name: counts for name, counts in self.accesses.items() if len(counts) > 1}
+
+
+def _longest(counts: Mapping[int, int], others: Mapping[int, int]) -> dict[int, int]:
+    return {
+        index: max(counts.get(index, 0), others.get(index, 0)) for index in {**counts, **others}
+    }
 
 
 class Weights(dict[int, int]):
@@ -128,8 +148,9 @@ class Piloted(Scheduler):
     """
     A scheduler that counts before it chooses.
 
-    The first execution is the *pilot*: the default schedule. If that fails or is broken off, so are its counts,
-    and random walks follow until one comes to its end.
+    The first execution is a pilot: the default schedule. If that fails or is broken off, so are its counts, and
+    random walks follow until one comes to its end. It may have taken a short way, so the longest counts of the
+    first `PILOTS` executions are used.
 
     Args:
         census: the counts, if they are known: then there is no pilot.
@@ -142,19 +163,18 @@ class Piloted(Scheduler):
     def reset(self, seed: int) -> None:
         self.random = Random(f"{self.name}/{seed}").random
         self.census = self._known
-        """What the pilot has counted, once it has."""
-        self._pilots = 0
+        """What was counted, once something was."""
+        self._begun = 0
 
     def begin(self, execution: Execution) -> bool:
-        if self.census is None:
-            self._pilots += 1
-        else:
+        self._begun += 1
+        if self.census is not None:
             self.prepare(self.census)
         return True
 
     def choose_as_pilot(self, enabled: Sequence[Task], current: Task) -> Task:
         """To be called from `choose` while there is no `census`."""
-        if self._pilots == 1:
+        if self._begun == 1:
             return current if current.enabled else enabled[0]
         return enabled[int(self.random() * len(enabled))]
 
@@ -163,9 +183,12 @@ class Piloted(Scheduler):
         """An execution begins that is no pilot."""
 
     def end(self, execution: Execution) -> None:
+        if self._known is not None or (self._begun > PILOTS and self.census is not None):
+            return
         # A check after the end may have failed; else all bodies have come to theirs.
         finding = execution.finding
         failed = finding is not None and finding.task is not None
-        cut_short = failed or execution.unfinished or execution.scheduler_error is not None
-        if self.census is None and not cut_short:
-            self.census = Census.of(execution)
+        if failed or execution.unfinished or execution.scheduler_error is not None:
+            return
+        census = Census.of(execution)
+        self.census = census if self.census is None else self.census.longest(census)

@@ -3,8 +3,8 @@ URW: uniform random walk (Zhao et al., "Selectively Uniform Concurrency Testing"
 
 A plain random walk prefers interleavings in which tasks take turns evenly, whatever they have left to do. Here a
 task is chosen with a probability in proportion to the events that it, and the tasks it is still to start, have
-left. So every interleaving is equally likely, if the counts are exact and nothing blocks. The counts come from a
-pilot execution, the first one.
+left. So every interleaving is equally likely, if the counts are exact and nothing blocks. The counts come from
+the first executions, the pilots.
 """
 
 from __future__ import annotations
