@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         title = f"Executions until the bug shows, of {args.executions:,}: measured/expected"
         console.print(_table(title, programs, random, cells))
     if systematic:
-        title = "Bound at which the bug shows: measured/expected, and executions"
+        title = "Bound at which the bug shows: measured/expected (executions)"
         console.print(_table(title, programs, systematic, cells))
     judged = [cell.agrees for cell in cells if cell.agrees is not None]
     console.print(f"{sum(judged)} of {len(judged)} as expected.")
@@ -130,9 +130,13 @@ def _table(
 
 def _text(cell: Measurement) -> str:
     """One cell of a table."""
+    from concmem.sct import SYSTEMATIC
+
     mark = "!" if cell.agrees is False else ""
-    if cell.bound is not None:
-        return f"{cell.bound}/{cell.expected} {cell.executions:6,}{mark}"
+    if cell.scheduler in SYSTEMATIC:
+        number = f"({cell.executions:,})" if cell.failures else "never"
+        bound = "" if cell.bound is None else f"{cell.bound}/{cell.expected} "
+        return bound + number + mark
     measured = "never" if cell.mean is None else f"{cell.mean:.1f}"
     expected = "/never" if cell.never else "" if cell.expected is None else f"/{cell.expected:.1f}"
     return measured + expected + mark

@@ -90,7 +90,7 @@ class Measurement:
 
         ``None``: nothing is expected, or that nothing is found.
         """
-        if self.expected is None or self.bound is not None:
+        if self.expected is None or self.scheduler in SYSTEMATIC:
             return None
         found = self.failures / self.executions
         # The expected mean is rounded to one decimal: any of those that it may have been.
@@ -106,16 +106,19 @@ class Measurement:
         """Whether it is as expected, within sampling error; ``None``: nothing is expected."""
         if self.never:
             return self.failures == 0
-        if self.bound is not None:
+        if self.scheduler in SYSTEMATIC:
             return None if self.expected is None else self.bound == self.expected
         return None if self.sigmas is None else abs(self.sigmas) <= SIGMAS
 
 
 def measure(
-    benchmark: Benchmark, scheduler: str, executions: int = EXPECTED_EXECUTIONS, seed: int = 0
+    benchmark: Benchmark,
+    scheduler: str | Scheduler,
+    executions: int = EXPECTED_EXECUTIONS,
+    seed: int = 0,
 ) -> Measurement:
     """
-    Run *benchmark* under the scheduler of that name.
+    Run *benchmark* under the scheduler of that name, or under a random one of your own.
 
     One of `RANDOM` has *executions*, and a few more before that are not counted: some schedulers need them to
     learn the program. One of `SYSTEMATIC` goes on until it finds the bug.
@@ -123,8 +126,11 @@ def measure(
     Raises:
         BadArgument: there is no such scheduler.
     """
+    if isinstance(scheduler, Scheduler):
+        return _measure_random(benchmark, scheduler.name, scheduler, executions, seed)
     if scheduler in RANDOM:
-        return _measure_random(benchmark, scheduler, executions, seed)
+        policy = RANDOM[scheduler](benchmark)
+        return _measure_random(benchmark, scheduler, policy, executions, seed)
     if scheduler in SYSTEMATIC:
         return _measure_systematic(benchmark, scheduler)
     names = ", ".join((*RANDOM, *SYSTEMATIC))
@@ -132,9 +138,8 @@ def measure(
 
 
 def _measure_random(
-    benchmark: Benchmark, scheduler: str, executions: int, seed: int
+    benchmark: Benchmark, name: str, policy: Scheduler, executions: int, seed: int
 ) -> Measurement:
-    policy = RANDOM[scheduler](benchmark)
     policy.reset(seed)
     failures = 0
     start = perf_counter()
@@ -143,12 +148,10 @@ def _measure_random(
             runner.run_once(policy)
         for _ in range(executions):
             failures += _has_failed(runner, policy, benchmark)
-    expected = benchmark.means.get(scheduler)
-    never = expected is None and scheduler in benchmark.means
+    expected = benchmark.means.get(name)
+    never = expected is None and name in benchmark.means
     seconds = perf_counter() - start
-    return Measurement(
-        benchmark.name, scheduler, executions, failures, seconds, expected, never=never
-    )
+    return Measurement(benchmark.name, name, executions, failures, seconds, expected, never=never)
 
 
 def _measure_systematic(benchmark: Benchmark, scheduler: str) -> Measurement:
@@ -162,7 +165,7 @@ def _measure_systematic(benchmark: Benchmark, scheduler: str) -> Measurement:
             failed = _has_failed(runner, policy, benchmark)
     expected = {"pb": benchmark.preemptions, "db": benchmark.delays}.get(scheduler)
     found_at = None
-    if expected is not None:
+    if failed and expected is not None:
         found_at = 0 if policy.bound is None else policy.bound + 1
     return Measurement(
         benchmark.name,
@@ -177,7 +180,8 @@ def _measure_systematic(benchmark: Benchmark, scheduler: str) -> Measurement:
 
 def _has_failed(runner: Runner, policy: Scheduler, benchmark: Benchmark) -> bool:
     execution = runner.run_once(policy)
-    assert execution is not None, f"{benchmark.name}: {policy.name} has run out of schedules"
+    if execution is None:
+        raise BadArgument(f"scheduler: {policy.name} has run out of schedules of {benchmark.name}")
     finding = execution.finding
     if finding is None:
         return False

@@ -168,9 +168,23 @@ def test_agreement() -> None:
     assert agrees(10, None) is None
     assert Measurement("name", "db", 7, 1, 1.0, 2, bound=2).agrees
     assert not Measurement("name", "db", 7, 1, 1.0, 2, bound=1).agrees
+    assert not Measurement("name", "db", 7, 0, 1.0, 2).agrees
+    assert Measurement("name", "dfs", 7, 1, 1.0).agrees is None
 
 
 def test_unknown_scheduler() -> None:
     """The names are in the message."""
     with pytest.raises(BadArgument, match="pct-2"):
         sct.measure(BENCHMARKS["account"], "pct")
+
+
+def test_scheduler_of_ones_own() -> None:
+    """A random one is measured like the others; one that ends is refused."""
+    benchmark = BENCHMARKS["lazy01"]
+    mine = sct.measure(benchmark, explore.RandomWalk(), 100, seed=1)
+    assert (mine.scheduler, mine.failures) == (
+        "random",
+        sct.measure(benchmark, "random", 100, seed=1).failures,
+    )
+    with pytest.raises(BadArgument, match="rr has run out"):
+        sct.measure(benchmark, explore.RoundRobin())
