@@ -26,7 +26,7 @@ from concmem.explore.task import Task
 from concmem.testing.conformance_check import Nonconforming, expect
 from concmem.testing.conformance_programs import CORRECT, PROGRAMS, failing
 
-EXECUTIONS: Final = 25
+EXECUTIONS: Final = 20
 """Of each program; less where the scheduler has no more."""
 
 MOST: Final = 1000
