@@ -115,7 +115,8 @@ class _World:
         self.cells[i].value = v
 
     def add(self, i: int, v: int) -> None:
-        self.cells[i].value = self.cells[i].value + v
+        # The order of two of these shows in the end.
+        self.cells[i].value = 2 * self.cells[i].value + v
 
     def inc(self, i: int, v: int) -> int:
         return self.atomics[i].add_return(v)
@@ -143,14 +144,14 @@ class _World:
 
     def locked_add(self, i: int, v: int) -> None:
         with self.locks[i]:
-            self.cells[i].value = self.cells[i].value + v
+            self.add(i, v)
 
     def plain(self, i: int, v: int) -> None:
-        self.boxes[i].value += v
+        self.boxes[i].value = 2 * self.boxes[i].value + v
 
     def guarded(self, i: int, v: int) -> None:
         with self.locks[i]:
-            self.boxes[i].value += v
+            self.plain(i, v)
 
     def wait(self, i: int, _v: int) -> None:
         with self.locks[i]:
@@ -175,7 +176,7 @@ class _World:
 
     def write_section(self, i: int, v: int) -> None:
         with self.sem.write():
-            self.cells[i].value = self.cells[i].value + v
+            self.add(i, v)
 
     def spin(self, i: int, _v: int) -> None:
         while not self.cells[i].value:

@@ -20,9 +20,14 @@ from concmem.mm.vmstat import VmEvents
 
 def mempool_two_waiters(rt: ControlledRuntime) -> Program:
     """Two CPUs want the one element of a pool whose allocator has none."""
-    pool = Mempool(rt, VmEvents(rt), 1, lambda _gfp: None, lambda _element: None)
-    pool.elements.append("element")
-    pool.curr_nr = 1
+    elements = ["element"]
+
+    def make() -> Mempool:
+        alloc = lambda _gfp: elements.pop() if elements else None  # noqa: E731
+        return Mempool(rt, VmEvents(rt), 1, alloc, elements.append)
+
+    (pool,) = rt.run([make])[:1]
+    assert pool is not None
     rt.watch(pool)
 
     def body() -> None:

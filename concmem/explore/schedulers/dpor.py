@@ -12,6 +12,7 @@ Where this is careful beyond the papers:
 
 * A step that takes a lock races with the step that *took* it before, not with the one that gave it up: these two can
   never both be next. It is ordered after the release all the same.
+* So does an interrupt with the step that disabled interrupts, not with those up to where they were enabled.
 * If no task that could begin the other order is enabled in the state before, all that are enabled are tried.
 * An execution that was broken off (a failure, a deadlock, nobody awake) still has steps that tasks were about to
   take. They count as if they had been taken next.
@@ -41,10 +42,12 @@ Clock = dict[int, int]
 class Node:
     """A state on the way, and what is tried from there. Tasks are named by their index."""
 
-    __slots__ = ("backtrack", "chosen", "done", "enabled", "sleep")
+    __slots__ = ("backtrack", "chosen", "deaf", "done", "enabled", "sleep")
 
-    def __init__(self, enabled: list[int], chosen: int, sleep: set[int]) -> None:
+    def __init__(self, enabled: list[int], chosen: int, sleep: set[int], deaf: set[int]) -> None:
         self.enabled = enabled
+        self.deaf = deaf
+        """The interrupt tasks of CPUs that took none here, whether one was waiting or not."""
         self.chosen = chosen
         self.backtrack = {chosen}
         self.done: set[int] = set()
@@ -54,9 +57,11 @@ class Node:
 class Step:
     """One step that was taken, or was about to be."""
 
-    __slots__ = ("clock", "footprint", "kind", "obj", "task")
+    __slots__ = ("after", "clock", "footprint", "kind", "obj", "task")
 
     def __init__(self, task: int, kind: str, obj: Any, footprint: Footprint) -> None:
+        self.after: Footprint = []
+        """What the code after the operation, up to the next one, touched."""
         self.task = task
         self.kind = kind
         self.obj = obj
@@ -130,7 +135,12 @@ class DPOR(Scheduler):
         if not awake:
             raise ScheduleAbandoned
         chosen = current if current in awake else awake[0]
-        return Node([task.index for task in enabled], chosen.index, sleep)
+        deaf = {
+            cpu.irq.index
+            for cpu in self._execution.cpus
+            if not cpu.irqs_enabled or cpu.in_interrupt
+        }
+        return Node([task.index for task in enabled], chosen.index, sleep, deaf)
 
     def _sleeping(self) -> set[int]:
         """Who sleeps in the state after the last step: what it would do commutes with that step."""
@@ -183,7 +193,7 @@ class DPOR(Scheduler):
                 continue
             if kind in op.NOTES:
                 if steps and kind is not op.STARTED:
-                    steps[-1].footprint.append((obj, kind is not op.GUARDED_LOAD))
+                    steps[-1].after.append((obj, kind is not op.GUARDED_LOAD))
                 continue
             if independence.learn(kind, obj):
                 self._anew = True
@@ -199,18 +209,28 @@ class DPOR(Scheduler):
         """Find the steps that race with *step*, from the latest to the earliest; sets its clock."""
         clock = dict(history.clocks.get(step.task, {}))
         ordered = history.only_ordered(step)
-        for earlier in history.candidates(step):
-            other = steps[earlier - 1]
-            if earlier in ordered or other.task == step.task:
-                continue
-            if earlier <= clock.get(other.task, 0):
-                continue
-            self._reverse(steps, earlier, step, position, clock)
-            _join(clock, other.clock)
-        for earlier in ordered:
-            _join(clock, steps[earlier - 1].clock)
+        touched = history.candidates(step.footprint)
+        touched |= history.of_lock(step)
+        if step.kind is op.IRQ:
+            ordered = {k for k in touched if self._keeps_out(steps[k - 1], k, step)}
+        # The operation first; then what came after it, which it may have ordered.
+        for candidates in (touched - ordered, history.candidates(step.after)):
+            for earlier in sorted(candidates, reverse=True):
+                other = steps[earlier - 1]
+                if other.task == step.task or earlier <= clock.get(other.task, 0):
+                    continue
+                self._reverse(steps, earlier, step, position, clock)
+                _join(clock, other.clock)
+            for earlier in ordered:
+                _join(clock, steps[earlier - 1].clock)
         clock[step.task] = position
         step.clock = clock
+
+    def _keeps_out(self, earlier: Step, position: int, interrupt: Step) -> bool:
+        """Whether *interrupt* could not have come in place of *earlier*: it was sent by that, or kept out."""
+        if earlier.kind is op.SEND:
+            return True
+        return position <= len(self._stack) and interrupt.task in self._stack[position - 1].deaf
 
     def _reverse(
         self, steps: list[Step], earlier: int, step: Step, position: int, clock: Clock
@@ -269,7 +289,7 @@ class _History:
     def add(self, step: Step, position: int) -> None:
         """*step* has been taken."""
         self.clocks[step.task] = step.clock
-        for obj, is_written in step.footprint:
+        for obj, is_written in step.footprint + step.after:
             key = id(obj)
             self._keep.append(obj)
             if is_written:
@@ -280,7 +300,7 @@ class _History:
         if step.kind is op.ACQUIRE:
             self._locks[id(step.obj)] = [(position, op.ACQUIRE)]
         elif step.kind in (op.RELEASE, op.TRYLOCK):
-            taken = step.kind is op.TRYLOCK and step.footprint.count((step.obj, True)) > 1
+            taken = step.kind is op.TRYLOCK and (step.obj, True) in step.after
             if taken:
                 self._locks[id(step.obj)] = [(position, op.ACQUIRE)]
             else:
@@ -288,18 +308,22 @@ class _History:
         elif step.kind is op.WAIT:
             self._locks.setdefault(id(step.obj.lock), []).append((position, op.RELEASE))
 
-    def candidates(self, step: Step) -> list[int]:
-        """Steps that are dependent with *step*, from the latest on."""
+    def candidates(self, footprint: Footprint) -> set[int]:
+        """The latest steps that are dependent with one of that *footprint*."""
         found: set[int] = set()
-        for obj, is_written in step.footprint:
+        for obj, is_written in footprint:
             key = id(obj)
             if key in self._writes:
                 found.add(self._writes[key])
             if is_written:
                 found.update(self._reads.get(key, ()))
-        if step.kind is op.ACQUIRE:
-            found.update(position for position, _ in self._locks.get(id(step.obj), ()))
-        return sorted(found, reverse=True)
+        return found
+
+    def of_lock(self, step: Step) -> set[int]:
+        """What was done to the lock that *step* takes, since it was last taken."""
+        if step.kind is not op.ACQUIRE:
+            return set()
+        return {position for position, _ in self._locks.get(id(step.obj), ())}
 
     def only_ordered(self, step: Step) -> set[int]:
         """

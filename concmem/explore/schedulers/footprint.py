@@ -8,6 +8,8 @@ object in common that one of them writes. What is not obvious:
 * *Interrupts.* An interrupt suspends the CPU's body until it ends, so where it comes matters to every step of that
   body. On a CPU that ever gets interrupts, every step of the body reads the CPU, and every step of the handler,
   and whoever sends it an interrupt, writes it.
+* *Locks that keep interrupts out.* A CPU that waits for one takes no interrupts, so whoever takes or gives up
+  such a lock decides whether others can be interrupted.
 * *Global steps.* After ``cpu_relax`` a task waits until all others have run; a time-out may depend on nobody being
   able to go on. Such steps, and the step of a task after it has yielded, write an object that, in programs that
   have any, every other step reads: they commute with nothing.
@@ -29,6 +31,9 @@ GLOBAL: Final = "everything"
 
 _UNGUARDED: Final = frozenset((op.LOAD, op.STORE))
 
+DEAF: Final = "deaf CPUs"
+"""Read by operations on irqsave locks, and written by interrupts."""
+
 GLOBAL_KINDS: Final = frozenset((op.RELAX, op.TIMEOUT, op.SPURIOUS, op.STOP))
 
 
@@ -40,11 +45,16 @@ class Independence:
         """Numbers of CPUs that get interrupts."""
         self.has_global = False
         """Whether there are global steps."""
+        self.timed = False
+        """Whether there are time-outs. Then when a wait begins, in steps, decides which one is the first."""
         self.hidden = False
         """Whether there are accesses of guarded fields without their guard."""
 
     def learn(self, kind: str, obj: Any) -> bool:
         """Look at a step; whether it shows something new, so that all was judged wrongly so far."""
+        if kind is op.TIMEOUT and not self.timed:
+            self.timed = self.has_global = True
+            return True
         if kind in GLOBAL_KINDS and not self.has_global:
             self.has_global = True
             return True
@@ -73,8 +83,13 @@ class Independence:
         cpu = task.cpu
         if cpu.number in self.interrupted:
             touched.append((cpu, task.is_irq))
+        if self.interrupted:
+            lock = obj.lock if kind is op.WAIT else obj
+            if task.is_irq or getattr(lock, "irqsave", False):
+                touched.append((DEAF, task.is_irq))
         if self.has_global:
-            touched.append((GLOBAL, has_yielded or kind in GLOBAL_KINDS))
+            waits = self.timed and kind is op.WAIT
+            touched.append((GLOBAL, has_yielded or waits or kind in GLOBAL_KINDS))
         return touched
 
 
