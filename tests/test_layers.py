@@ -37,7 +37,7 @@ EXCEPTIONS = {
     ("reports.top", "runtime.lockstat"),
 }
 
-ABOVE = ("cli", "testing", "workloads", "bugs", "traces")
+ABOVE = ("cli", "testing", "workloads", "bugs", "traces", "sct")
 """Packages that nothing below them may know."""
 
 FORBIDDEN_IN_MM = ("threading", "time", "random", "_thread", "multiprocessing", "asyncio")

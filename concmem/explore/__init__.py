@@ -19,7 +19,7 @@ Controlled mode: a scheduler owns every switch between CPUs.
     print(outcome)
 """
 
-from concmem.errors import Deadlock, ReplayDiverged
+from concmem.errors import Deadlock, Nondeterminism, ReplayDiverged
 from concmem.explore.check import Coverage, Outcome, check, replay, shrink
 from concmem.explore.controlled import ControlledRuntime
 from concmem.explore.execution import Execution
@@ -35,12 +35,13 @@ from concmem.explore.schedulers import (
     SCHEDULERS,
     SURW,
     URW,
+    Census,
     DelayBounding,
+    NondeterminismCheck,
     PreemptionBounding,
     RandomWalk,
     Replay,
     RoundRobin,
-    Twice,
 )
 from concmem.explore.shared import shared
 
@@ -52,12 +53,15 @@ __all__ = [
     "SCHEDULERS",
     "SURW",
     "URW",
+    "Census",
     "ControlledRuntime",
     "Coverage",
     "Deadlock",
-    "Execution",
     "DelayBounding",
+    "Execution",
     "Failure",
+    "Nondeterminism",
+    "NondeterminismCheck",
     "Outcome",
     "PreemptionBounding",
     "Program",
@@ -67,7 +71,6 @@ __all__ = [
     "RoundRobin",
     "Schedule",
     "Scheduler",
-    "Twice",
     "check",
     "replay",
     "shared",

@@ -236,8 +236,8 @@ class Execution:
             return
         if ready and task.kind is op.ACQUIRE and task.object.owner is not None:
             # It was interrupted, or rested, when somebody else took the lock that it is about to take.
-            task.blocked = task.object
             task.object.blocked.append(task)
+            self.block(task, task.object)
             return
         task.enabled = ready
         self.version += 1

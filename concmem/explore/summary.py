@@ -23,7 +23,7 @@ def summarize(outcome: Outcome) -> str:
     if outcome.exhausted:
         lines.append("Exhausted: there is no other schedule.")
     elif outcome.bound is not None:
-        lines.append(f"Every schedule with at most {outcome.bound} deviations was covered.")
+        lines.append(f"Every schedule with at most {outcome.bound} {outcome.bounds} was covered.")
     if outcome.probability is not None:
         lines.append(
             f"A bug of the scheduler's depth would have been found with p >= {outcome.probability:.3g}."
