@@ -121,6 +121,8 @@ class Shrinker:
     def _lower_at(self, i: int) -> Iterator[Deviations]:
         """Simpler ones for deviation *i*, the simplest first."""
         deviations = self.best.deviations
+        if i >= len(deviations):  # those before became fewer
+            return
         step, k = deviations[i]
         first = deviations[i - 1][0] + 1 if i else 0
         for earlier in range(first, step):
