@@ -71,6 +71,7 @@ class Runner:
                 f"program: expected a function that makes a Program, got {make_program!r}"
             )
         self._make_program = make_program
+        self._cpus = cpus
         self._elastic = cpus is None
         self.nr_cpus = cpus if cpus is not None else 2
         self._seed = seed
@@ -203,6 +204,15 @@ class Runner:
         self._program = program
         return program.without(dropped) if dropped else program
 
+    def options(self) -> dict[str, object]:
+        """Arguments of :func:`concmem.explore.replay` that are not the usual ones."""
+        options: dict[str, object] = {} if self._cpus is None else {"cpus": self._cpus}
+        for name in ("max_steps", "early_timeouts", "spurious_wakeups", "detectors"):
+            value = getattr(self.limits, name)
+            if value != getattr(Limits, name):
+                options[name] = set(value) if name == "detectors" else value
+        return options
+
     def parts(self) -> list[Dropped]:
         """What of the program can be left out, as of the last execution."""
         return self._program.parts() if self._program is not None else []
@@ -241,7 +251,7 @@ class Runner:
         if ex.finding is None and ex.fields and "races" in self.limits.detectors:
             for race in find_races(ex.trace):
                 ex.finding = Finding(
-                    "data-race", str(race), race.second.task, ex.step, race.field.name
+                    "data-race", str(race), race.second.task, ex.step, race.field.name, race
                 )
 
 
