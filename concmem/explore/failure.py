@@ -51,7 +51,7 @@ class Failure:
     """After how many steps."""
     place: str
     """Where it was raised, or what it is about: two failures of the same kind and place are the same."""
-    trace: Trace | None = None
+    trace: Trace | None = field(default=None, repr=False)
     """Every step, see `Trace`; prints as a table."""
     original_schedule: str = ""
     """The schedule as it was found, before shrinking."""

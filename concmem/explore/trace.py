@@ -7,65 +7,29 @@ That is slow, so it is done only when an execution is replayed to be looked at.
 from __future__ import annotations
 
 import linecache
-import re
-import reprlib
 import sys
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from concmem.explore import operation as op
 from concmem.explore.execution import Execution
+from concmem.explore.look import Labels, caller, handler_name, pending_of, show, waits_for
 from concmem.explore.steps import (
     INTERRUPT,
     PREEMPTION,
     READS,
     SWITCH,
     VALUES,
-    Pending,
     Site,
     Step,
     Trace,
 )
-from concmem.explore.stuck import describe
 from concmem.runtime.api import split_guard
 
 if TYPE_CHECKING:
     from concmem.explore.task import ControlledCpu, Task
-
-_PACKAGE: Final = str(Path(__file__).resolve().parent.parent)
-_MECHANISM: Final = (f"{_PACKAGE}/explore/", f"{_PACKAGE}/runtime/")
-"""Files whose frames are no source of an operation."""
-
-_BOTTOM: Final = (Execution._run_body.__code__, Execution.run_handler.__code__)
-"""Where the program's own frames begin."""
-
-_ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
-"""In a ``repr``: other in each run."""
-
-_brief: Final = reprlib.Repr()
-_brief.maxstring = _brief.maxother = 40
-
-
-class _Labels:
-    """Names of objects; a second object of the same name gets another one."""
-
-    def __init__(self) -> None:
-        self._labels: dict[int, tuple[Any, str]] = {}
-        self._uses: Counter[str] = Counter()
-
-    def __call__(self, obj: Any) -> str:
-        if obj is None:
-            return ""
-        found = self._labels.get(id(obj))
-        if found is None:
-            name = op.name_of(obj)
-            self._uses[name] += 1
-            label = name if self._uses[name] == 1 else f"{name}#{self._uses[name]}"
-            found = self._labels[id(obj)] = obj, label  # keeps it, and so its id
-        return found[1]
 
 
 class _Unsettled(NamedTuple):
@@ -92,7 +56,7 @@ class _Recorder(list[Any]):
         """Entries that have let a task go on which has not gone on yet."""
         self.senders: defaultdict[ControlledCpu, deque[int]] = defaultdict(deque)
         """For each interrupt that a CPU has not taken yet, the entry that has sent it, or -1."""
-        self.labels = _Labels()
+        self.labels = Labels()
         self._last: Task | None = None
         self._unsettled: _Unsettled | None = None
 
@@ -104,7 +68,7 @@ class _Recorder(list[Any]):
             self.entries.append(-1)
         else:
             self.entries.append(len(self.steps))
-            self._record(task, kind, obj, *_caller(sys._getframe(1)))
+            self._record(task, kind, obj, *caller(sys._getframe(1)))
         return self
 
     def _record(self, task: Task, kind: str, obj: Any, site: Site, calls: tuple[str, ...]) -> None:
@@ -115,7 +79,7 @@ class _Recorder(list[Any]):
             before, old = self._look(obj)
             new = old
         elif kind is op.IRQ and obj.interrupts:
-            new = _handler_name(obj.interrupts[0])
+            new = handler_name(obj.interrupts[0])
         is_note = kind in op.NOTES
         switch, left, why = ("", "", "") if is_note else self._switch(task, kind)
         self.steps.append(
@@ -171,7 +135,7 @@ class _Recorder(list[Any]):
             sender = -1
             if self.steps and self.steps[-1].kind is op.SEND:
                 sender = len(self.steps) - 1
-                name = _handler_name(cpu.interrupts[-1])
+                name = handler_name(cpu.interrupts[-1])
                 self.steps[sender] = self.steps[sender]._replace(new=name)
             senders.append(sender)
 
@@ -185,25 +149,29 @@ class _Recorder(list[Any]):
         self.__init__(self._ex)  # type: ignore[misc]
 
     def _look(self, obj: Any) -> tuple[Any, str]:
-        """The value that *obj* has now, and as a text. Looking is no step, whatever methods it calls."""
-        ex = self._ex
-        current, ex.current = ex.current, None
-        try:
-            value = obj.now
-            return value, _show(value)
-        except Exception:
-            return None, "?"
-        finally:
-            ex.current = current
+        """The value that *obj* has now, and as a text."""
+        with self._outside():
+            try:
+                value = obj.now
+                return value, show(value)
+            except Exception:
+                return None, "?"
 
     def _differ(self, before: Any, now: Any) -> bool:
         """Whether a value has changed; what cannot be compared has."""
+        with self._outside():
+            try:
+                return before is not now and not bool(before == now)
+            except Exception:
+                return True
+
+    @contextmanager
+    def _outside(self) -> Iterator[None]:
+        """Methods of the program's that are called in here take no steps."""
         ex = self._ex
         current, ex.current = ex.current, None
         try:
-            return before is not now and not bool(before == now)
-        except Exception:
-            return True
+            yield
         finally:
             ex.current = current
 
@@ -232,7 +200,7 @@ class _Recorder(list[Any]):
         if task.resting is not None:
             return "yields"
         if task.blocked is not None:
-            return _waits_for(task.blocked, self.labels)
+            return waits_for(task.blocked, self.labels)
         return "has ended" if task.kind is None else ""
 
 
@@ -276,7 +244,7 @@ class TracedExecution(Execution):
             self.trace.settle()
             # Who raised, or has ended, does nothing any more.
             done = task if isinstance(error, BaseException) or kind == "lock-leak" else None
-            self.trace.steps.pending = _pending(self, done, self.trace.labels)
+            self.trace.steps.pending = pending_of(self, done, self.trace.labels)
         super().fail(kind, error, task, subject)
 
     def unblock(self, task: Task) -> None:
@@ -294,99 +262,10 @@ class TracedExecution(Execution):
         super().enable_rivals(tasks)
 
     def block(self, task: Task, on: Any) -> None:
-        if (
-            task.blocked is not None and task.blocked is not on
-        ):  # woken, and has to wait for the lock
-            self.trace.let_go(task)
+        if task.blocked is not None and task.blocked is not on:
+            self.trace.let_go(task)  # woken, and now it has to wait for the lock
         super().block(task, on)
 
     def update_irq(self, cpu: ControlledCpu) -> None:
         self.trace.sent(cpu)
         super().update_irq(cpu)
-
-
-def _pending(ex: Execution, done: Task | None, labels: _Labels) -> list[Pending]:
-    """What everybody but *done* is in the middle of."""
-    frames = sys._current_frames()
-    found = []
-    for task in (task for cpu in ex.cpus for task in (cpu.main, cpu.irq)):
-        cpu = task.cpu
-        if task is done or task.kind is None or (task.is_irq and not cpu.in_interrupt):
-            continue
-        frame = frames.get(cpu.thread.ident)
-        site = Site() if frame is None or task.suspended else _caller(frame)[0]
-        blocked = task.blocked
-        queue = getattr(blocked, "queue", None)
-        find = getattr(blocked, "holder_to_wait_for", None)
-        holder = cpu.irq if task.suspended else find() if find is not None else None
-        found.append(
-            Pending(
-                cpu.number,
-                task.name,
-                task.is_irq,
-                task.kind,
-                labels(task.object),
-                "is interrupted" if task.suspended else _waits_for(blocked, labels),
-                holder.name if holder is not None else "",
-                labels(queue) if queue is not None else "",
-                tuple(map(labels, task.held)),
-                site,
-            )
-        )
-    return found
-
-
-def _waits_for(blocked: Any, labels: _Labels) -> str:
-    """What somebody does who waits for *blocked*; empty for ``None``."""
-    if blocked is None:
-        return ""
-    queue = getattr(blocked, "queue", None)
-    if queue is not None:
-        return f"sleeps on {labels(queue)}"
-    if hasattr(blocked, "owner"):
-        holders = [blocked.owner] if blocked.owner else getattr(blocked, "readers", [])
-        names = ", ".join(task.name for task in holders)
-        return f"waits for {labels(blocked)}" + (f", held by {names}" if names else "")
-    return f"waits for {describe(blocked)}"
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, tuple):
-        return "(" + ", ".join(_show_value(each) for each in value) + ")"
-    return _show_value(value)
-
-
-def _show_value(value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 1 << 32:
-        return hex(value)
-    return _ADDRESS.sub("", _brief.repr(value))
-
-
-def _handler_name(handler: Any) -> str:
-    """What an interrupt does."""
-    while True:
-        inner = getattr(handler, "fn", None) or getattr(handler, "func", None)
-        if inner is None:
-            break
-        handler = inner
-    return _short(getattr(handler, "__qualname__", type(handler).__name__))
-
-
-def _short(qualname: str) -> str:
-    """``Counter.add``, ``body``: without the function that it is defined in."""
-    return qualname.rsplit("<locals>.", 1)[-1]
-
-
-def _caller(frame: FrameType | None) -> tuple[Site, tuple[str, ...]]:
-    """The innermost place that is no part of the harness, and the functions from the body to there."""
-    site = Site()
-    calls: list[str] = []
-    while frame is not None and frame.f_code not in _BOTTOM:
-        code = frame.f_code
-        if not code.co_filename.startswith(_MECHANISM):
-            function = _short(code.co_qualname)
-            if not calls:
-                site = Site(code.co_filename, frame.f_lineno, function)
-            calls.append(function)
-        frame = frame.f_back
-    return site, tuple(reversed(calls))

@@ -9,6 +9,7 @@ kind of thing is the mistake, and by how near the accesses are to the gap.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
@@ -169,6 +170,6 @@ def _badness(conflict: Conflict, gap: Gap, hint: str) -> float:
         badness += 30  # it looks again and again: a loop that waits, or tries once more
     if conflict.pattern == HALFWAY and b.kind is op.UPDATE:
         badness += 20
-    if hint and a.object in hint:
+    if re.search(rf"(?<!\w){re.escape(a.object)}(?!\w)", hint):
         badness -= 15
     return badness

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 WIDTH: Final = 100
 NARROWEST: Final = 60
-CELL_MIN: Final = 18
-"""Columns of a CPU below which the CPUs are not shown side by side."""
+NAME_MIN: Final = 8
+"""Columns that are left of an object's name, so that the value can be seen."""
 
 _STYLES: Final = {"rule": "33", "key": "1", "dim": "2", "error": "1;31", "head": "4"}
 
@@ -93,41 +93,70 @@ def render_table(
 
 
 def _layout(rows: list[Row], lanes: Lanes, width: int) -> _Columns:
-    """Divide *width*: values first, then places, then locks."""
+    """Divide *width*: the CPUs side by side if their values can be seen, else one below the other."""
     steps = [row.step for row in rows if row.kind == STEP and row.step is not None]
-    number = max(6, *(len(str(step.number)) + 3 for step in steps)) if steps else 6
-    cells = [len(lane.name) for lane in lanes]
+    number = max([6, *(len(str(step.number)) + 3 for step in steps)])
+    where = max((words.width(words.clean(step.where)) for step in steps), default=0)
+    held = max((words.width(_held(row)) for row in rows), default=0)
+    columns = _Columns(number, (), min(held, 20), min(where, 40))
+    return (
+        _side_by_side(rows, lanes, width, columns)
+        or _side_by_side(rows, lanes, width, columns._replace(held=0))
+        or _one_below_the_other(rows, lanes, width, columns)
+    )
+
+
+def _side_by_side(rows: list[Row], lanes: Lanes, width: int, columns: _Columns) -> _Columns | None:
+    """A column for each lane; ``None`` if there is no room."""
+    wanted = [len(lane.name) for lane in lanes]
+    needed = list(wanted)
     for row in rows:
         if row.kind == STEP:
-            cells[row.lane] = max(cells[row.lane], words.width(_text(row)))
-    where = min(40, max((words.width(words.clean(step.where)) for step in steps), default=0))
-    held = min(20, max((words.width(_held(row)) for row in rows), default=0))
+            wanted[row.lane] = max(wanted[row.lane], words.width(_text(row)))
+            needed[row.lane] = max(needed[row.lane], _least(row))
+    # What is beside the steps may go on to the right, but in the last lane not far.
     beside = [row for row in rows if row.lane >= 0 and row.kind not in (STEP, RULE)]
-    spare = max((words.width(_text(row)) - sum(cells[row.lane :]) for row in beside), default=0)
-    cells[-1] += max(0, min(spare, 24))
-    room = width - number - 2 * (len(cells) + bool(where) + bool(held))
-    for least in ((28, 24, 12), (24, 20, 8), (CELL_MIN, 14, 4)):
-        over = sum(cells) + where + held - room
-        if over <= 0:
-            break
-        cells = _shrink(cells, over, least[0])
-        over = sum(cells) + where + held - room
-        where = max(min(where, least[1]), where - max(0, over))
-        over = sum(cells) + where + held - room
-        held = max(min(held, least[2]), held - max(0, over))
-    if sum(cells) + where + held > room:  # too many CPUs to be side by side
-        name = max(len(lane.name) for lane in lanes)
-        where = min(30, max(words.width(words.clean(step.where)) for step in steps))
-        held = min(16, max(words.width(_held(row)) for row in rows))
-        cells = [max(CELL_MIN, width - number - where - held - 6, name + 12)]
-    return _Columns(number, tuple(cells), held, where)
+    spare = max((words.width(_text(row)) - sum(wanted[row.lane :]) for row in beside), default=0)
+    wanted[-1] += max(0, min(spare, 24))
+    number, _, held, where = columns
+    room = width - number - 2 * (len(wanted) + bool(where) + bool(held))
+    for cell, where_least, held_least in ((28, 24, 12), (20, 20, 8), (0, 14, 4)):
+        wanted = _shrink(wanted, sum(wanted) + where + held - room, [max(n, cell) for n in needed])
+        over = sum(wanted) + where + held - room
+        where = max(min(where, where_least), where - max(0, over))
+        over = sum(wanted) + where + held - room
+        held = max(min(held, held_least), held - max(0, over))
+    if sum(wanted) + where + held > room:
+        return None
+    return _Columns(number, tuple(wanted), held, where)
 
 
-def _shrink(cells: list[int], over: int, least: int) -> list[int]:
-    """Take *over* columns from the widest cells, none below *least*."""
+def _one_below_the_other(rows: list[Row], lanes: Lanes, width: int, columns: _Columns) -> _Columns:
+    """One column, with the name of the CPU on each line."""
+    number, _, held, where = columns
+    room = width - number - 2 * (1 + bool(where) + bool(held))
+    where, held = min(where, 30, room // 3), min(held, 16, room // 5)
+    name = max(len(lane.name) for lane in lanes)
+    wanted = max(words.width(_text(row)) for row in rows if row.kind != RULE) + name + 1
+    return _Columns(number, (min(wanted, room - where - held),), held, where)
+
+
+def _least(row: Row) -> int:
+    """Columns that a step's value needs, with the name of the object cut."""
+    assert row.step is not None
+    _, obj, _ = words.parts(row.step)
+    text = words.width(_text(row))
+    return min(40, text - max(0, words.width(obj) - NAME_MIN))
+
+
+def _shrink(cells: list[int], over: int, least: list[int]) -> list[int]:
+    """Take *over* columns from the widest cells, none to below *least*."""
     cells = list(cells)
-    while over > 0 and max(cells) > least:
-        cells[cells.index(max(cells))] -= 1
+    while over > 0:
+        place = max(range(len(cells)), key=lambda i: (cells[i] > least[i], cells[i]))
+        if cells[place] <= least[place]:
+            break
+        cells[place] -= 1
         over -= 1
     return cells
 
@@ -168,19 +197,22 @@ def _line(row: Row, lanes: Lanes, columns: _Columns, is_key: bool, look: Look) -
 
 
 def _cells(row: Row, lanes: Lanes, columns: _Columns) -> Iterator[str]:
-    text = _text(row)
     if not _is_side_by_side(lanes, columns):
-        name = lanes[row.lane].name if row.lane >= 0 else ""
-        yield _pad(_fit(row, columns.cells[0] - len(name) - 1, f"{name} "), columns.cells[0])
-    elif row.kind != STEP:  # what is to the right of it is empty
-        lane = max(0, row.lane)
-        yield from (" " * width for width in columns.cells[:lane])
-        yield words.cut(
-            text, columns.total - columns.number - sum(columns.cells[:lane]) - 2 * lane - 2
-        )
-    else:
-        for lane, width in enumerate(columns.cells):
-            yield _pad(_fit(row, width) if lane == row.lane else "", width)
+        name = f"{lanes[row.lane].name} " if row.lane >= 0 else ""
+        yield _cell(row, columns, columns.cells[0], 0, name)
+        return
+    lane = max(0, row.lane)
+    yield from (" " * width for width in columns.cells[:lane])
+    yield _cell(row, columns, columns.cells[lane], sum(columns.cells[:lane]) + 2 * lane)
+    if row.kind == STEP:
+        yield from (" " * width for width in columns.cells[lane + 1 :])
+
+
+def _cell(row: Row, columns: _Columns, width: int, left: int, name: str = "") -> str:
+    """The cell of a step; what is no step may go on to the end of the line, as nothing comes after it."""
+    if row.kind != STEP:
+        return words.cut(name + _text(row), columns.total - columns.number - left - 2)
+    return _pad(name + _fit(row, width - len(name)), width)
 
 
 def _text(row: Row) -> str:
@@ -190,16 +222,16 @@ def _text(row: Row) -> str:
     return f"... {row.text}" if row.kind == FOLD else f"({row.text})"
 
 
-def _fit(row: Row, columns: int, prefix: str = "") -> str:
+def _fit(row: Row, columns: int) -> str:
     """The same in so many columns; of a step rather the object's name is cut than the value."""
     text = _text(row)
     if words.width(text) > columns and row.kind == STEP and row.step is not None:
         verb, obj, value = words.parts(row.step)
         rest = words.width(text) - words.width(obj)
-        short = words.cut_middle(obj, max(8, columns - rest))
+        short = words.cut_middle(obj, max(NAME_MIN, columns - rest))
         mark = "! " if row.step.is_irq else ""
         text = mark + " ".join(part for part in (verb, short, value) if part)
-    return prefix + words.cut(text, columns)
+    return words.cut(text, columns)
 
 
 def _held(row: Row) -> str:
@@ -240,9 +272,10 @@ def render_failure(failure: Failure, found: str = "", look: Look | None = None) 
         kept = kept_steps(failure.trace, explanation.steps)
         table = render_table(failure.trace, kept, explanation.steps, look)
         if kept is not None:
-            table += (
-                f"\n   {words.count(failure.trace.steps, 'step')}, of which those that matter most are "
-                "shown; print(failure.trace) shows all"
+            steps = words.count(failure.trace.steps, "step")
+            table += "\n" + look.wrap(
+                f"   {steps}, of which those that matter most are shown; print(failure.trace) shows all",
+                "   ",
             )
         sections.append(table)
     if explanation.text:
@@ -266,5 +299,6 @@ def _render_error(failure: Failure, look: Look) -> str:
     ]
     place = place_of(failure)
     if place is not None:
-        lines.append(f"  at {words.clean(str(place.site))}: {words.clean(place.text)}".rstrip(": "))
+        where = f"  at {words.clean(str(place.site))}: {words.clean(place.text)}".rstrip(": ")
+        lines.append(look.wrap(where, "    "))
     return "\n".join(lines)

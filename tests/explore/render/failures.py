@@ -183,12 +183,15 @@ def evil(rt: ControlledRuntime) -> Program:
 class CountingZone(Zone):
     """Counts what is freed, and does so after the lock was given back."""
 
-    __slots__ = ("nr_freed",)
+    __slots__ = ("nr_freed", "pauses")
 
     def free_bulk(self, pages: Iterable[tuple[Page, int]]) -> None:
         pages = list(pages)
         super().free_bulk(pages)
-        self.nr_freed.value = self.nr_freed.value + len(pages)
+        before = self.nr_freed.value
+        for _ in range(10):
+            self.pauses.value = 0
+        self.nr_freed.value = before + len(pages)
 
 
 def machine(rt: ControlledRuntime) -> Program:
@@ -196,7 +199,7 @@ def machine(rt: ControlledRuntime) -> Program:
     m = Machine(cpus=2, memory="16M", runtime=rt, pagesets=False, classes={Zone: CountingZone})
     nr_freed = rt.cell(0, "nr_freed")
     for zone in m.zones:
-        zone.nr_freed = nr_freed
+        zone.nr_freed, zone.pauses = nr_freed, rt.cell(0, "pauses")
 
     def body() -> None:
         for order in (0, 1, 2, 0):
@@ -219,7 +222,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "kernel_thread": {"scheduler": "random"},
     "livelock": {"max_steps": 400},
     "endless": {"max_steps": 400},
-    "machine": {"scheduler": "random", "detectors": set()},
+    # A change of priority in one of 8 windows of 10 steps in some 350: p > 0.1 for each execution.
+    "machine": {
+        "scheduler": explore.PCT(depth=2),
+        "executions": 500,
+        "detectors": set(),
+        "shrink": False,
+    },
     "many_cpus": {"scheduler": "random", "shrink": False},
 }
 
