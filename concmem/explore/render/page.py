@@ -123,7 +123,7 @@ def _body(failure: Failure, trace: Trace, explanation: Explanation) -> Iterator[
     key = set(explanation.steps)
     data = PageData(trace, lanes, key)
     has_folded = len(trace) <= MOST_ROWS
-    yield f'<div class="cm-body" style="--lanes:{len(lanes)}">'
+    yield f'<div class="cm-body" style="--lanes:{len(lanes)};--digits:{len(str(trace[-1].number))}">'
     yield '<div class="cm-picture">'
     yield _head(lanes)
     yield '<ol class="cm-rows">'
