@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TypeAlias
 
-from concmem.errors import BadArgument, BadArgumentType, ScheduleAbandoned
+from concmem.errors import BadArgumentType, ScheduleAbandoned
 from concmem.explore.controlled import ControlledRuntime, OtherCpus, kind_of
 from concmem.explore.crew import Crew, current_crew
 from concmem.explore.execution import Execution
@@ -25,7 +25,6 @@ from concmem.explore.program import Program, runnable
 from concmem.explore.races import find_races
 from concmem.explore.schedule import Dropped, Schedule
 from concmem.explore.scheduler import Scheduler
-from concmem.explore.schedulers.round_robin import RoundRobin
 from concmem.explore.stuck import Finding
 from concmem.explore.trace import TracedExecution
 
@@ -131,8 +130,6 @@ class Runner:
             whatever the scheduler raises, or the program while it is built.
         """
         self._raise_interrupt()
-        if self._elastic:
-            self._find_nr_cpus()
         limits = self.limits
         execution = (TracedExecution if traced else Execution)(
             scheduler,
@@ -149,13 +146,12 @@ class Runner:
             seed=self._seed,
             crew=self.crew,
             execution=execution,
+            elastic=self._elastic,
         )
         try:
             program = self._build(rt, dropped)
             if len(program.bodies) > self.nr_cpus:
-                raise BadArgument(
-                    f"cpus: the program has {len(program.bodies)} bodies, but only {self.nr_cpus} CPUs"
-                )
+                rt.want_cpus(len(program.bodies))
             self._queue(rt, program)
             execution.drive()
             if execution.interrupted:
@@ -165,6 +161,11 @@ class Runner:
                 raise error
             if error is None:
                 self._check(rt, program)
+        except OtherCpus as other:
+            self.nr_cpus = other.nr_cpus
+            rt.shutdown()
+            scheduler.end(execution)
+            return self.run_once(scheduler, dropped, traced)
         finally:
             if execution.hung:
                 self.crew.lose()
@@ -172,26 +173,6 @@ class Runner:
                 rt.shutdown()
         scheduler.end(execution)
         return execution
-
-    def _find_nr_cpus(self) -> None:
-        """
-        Build the program until it has the CPUs that it asks for.
-
-        Before any scheduler is asked: an execution that was begun and then not run would be one that an
-        exhaustive search takes for covered.
-        """
-        while self._elastic:
-            execution = Execution(RoundRobin(), self.crew.gate)
-            rt = ControlledRuntime(
-                self.nr_cpus, seed=self._seed, crew=self.crew, execution=execution, elastic=True
-            )
-            try:
-                rt.want_cpus(max(self.nr_cpus, len(self._build(rt, ()).bodies)))
-                self._elastic = False
-            except OtherCpus as other:
-                self.nr_cpus = other.nr_cpus
-            finally:
-                rt.shutdown()
 
     def _build(self, rt: ControlledRuntime, dropped: Sequence[Dropped]) -> Program:
         token = current_crew.set(self.crew)

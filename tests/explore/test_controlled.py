@@ -175,30 +175,3 @@ def test_every_scheduler_by_name() -> None:
     assert {"random", "pct", "dfs", "rr"} <= set(SCHEDULERS)
     with pytest.raises(BadArgument, match="scheduler"):
         explore.check(counter, "none")
-
-
-@pytest.mark.parametrize("scheduler", ["dfs", "pb", "db"])
-@pytest.mark.parametrize("cpus", [None, 3])
-def test_more_cpus_than_guessed(scheduler: str, cpus: int | None) -> None:
-    """Exhausted means that everything was run, also where the number of CPUs had to be found first."""
-    sums: list[int] = []
-
-    def program(rt: ControlledRuntime) -> Program:
-        x = rt.cell(0, "x")
-
-        def body() -> None:
-            value = x.value
-            x.value = value + 1
-
-        return Program([body] * 3, lambda: sums.append(x.value))
-
-    outcome = explore.check(program, scheduler, cpus=cpus)
-    assert outcome.exhausted
-    assert outcome.executions == len(sums) == 90  # 6! / (2! 2! 2!)
-    assert sums.count(3) == 6  # one after the other
-
-
-def test_fewer_cpus_than_bodies() -> None:
-    """Is an error, and no body is left out."""
-    with pytest.raises(BadArgument, match="cpus: the program has 2 bodies, but only 1 CPUs"):
-        explore.check(counter, cpus=1)
