@@ -139,8 +139,6 @@ class Runner:
             early_timeouts=limits.early_timeouts,
             spurious_wakeups=limits.spurious_wakeups,
         )
-        if not scheduler.begin(execution):
-            return None
         rt = ControlledRuntime(
             self.nr_cpus,
             seed=self._seed,
@@ -152,6 +150,9 @@ class Runner:
             program = self._build(rt, dropped)
             if len(program.bodies) > self.nr_cpus:
                 rt.want_cpus(len(program.bodies))
+            # Only now, so that an execution begins once, however often the CPUs were guessed wrong.
+            if not scheduler.begin(execution):
+                return None
             self._queue(rt, program)
             execution.drive()
             if execution.interrupted:
@@ -164,7 +165,6 @@ class Runner:
         except OtherCpus as other:
             self.nr_cpus = other.nr_cpus
             rt.shutdown()
-            scheduler.end(execution)
             return self.run_once(scheduler, dropped, traced)
         finally:
             if execution.hung:

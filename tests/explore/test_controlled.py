@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 from functools import partial
+from math import factorial
 
 import psutil
 import pytest
@@ -175,3 +176,59 @@ def test_every_scheduler_by_name() -> None:
     assert {"random", "pct", "dfs", "rr"} <= set(SCHEDULERS)
     with pytest.raises(BadArgument, match="scheduler"):
         explore.check(counter, "none")
+
+
+def test_a_lock_taken_while_its_waiter_rests() -> None:
+    """Who has yielded, and wants a lock next, does not get it while another one holds it."""
+
+    def program(rt: ControlledRuntime) -> Program:
+        lock, x = rt.spinlock("lock"), rt.cell(0, "x")
+
+        def yields() -> None:
+            rt.cpu_relax()
+            with lock:
+                x.value = 1
+
+        def holds() -> None:
+            with lock:
+                x.value = 2
+                assert x.value == 2
+
+        # A third one, so that the first rests on while the second has the lock.
+        return Program([yields, holds, rt.cond_resched])
+
+    outcome = explore.check(program, "dfs")
+    assert outcome.failure is None, str(outcome.failure)
+    assert outcome.exhausted
+
+
+def test_a_lock_taken_while_its_waiter_is_interrupted() -> None:
+    """A CPU that is about to take a lock is interrupted, and another one takes it meanwhile."""
+
+    def program(rt: ControlledRuntime) -> Program:
+        lock, x = rt.spinlock("lock", irqsave=True), rt.cell(0, "x")
+
+        def increment() -> None:
+            with lock:
+                x.value = x.value + 1
+
+        def after() -> None:
+            assert x.value == 2
+
+        return Program([increment, increment], after, interrupts=[(0, rt.cond_resched)])
+
+    outcome = explore.check(program, "dfs")
+    assert outcome.failure is None, str(outcome.failure)
+    assert outcome.exhausted
+
+
+@pytest.mark.parametrize("nr_bodies", [1, 2, 3, 4])
+def test_every_number_of_cpus_is_searched(nr_bodies: int) -> None:
+    """An execution begins once for the scheduler, also where the number of CPUs was guessed wrong first."""
+
+    def program(rt: ControlledRuntime) -> Program:
+        return Program([rt.cond_resched] * nr_bodies)
+
+    outcome = explore.check(program, "dfs")
+    assert outcome.exhausted
+    assert outcome.executions == factorial(nr_bodies)
