@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TypeAlias
 
-from concmem.errors import BadArgumentType, ScheduleAbandoned
+from concmem.errors import BadArgument, BadArgumentType, ScheduleAbandoned
 from concmem.explore.controlled import ControlledRuntime, OtherCpus, kind_of
 from concmem.explore.crew import Crew, current_crew
 from concmem.explore.execution import Execution
@@ -150,6 +150,9 @@ class Runner:
             program = self._build(rt, dropped)
             if len(program.bodies) > self.nr_cpus:
                 rt.want_cpus(len(program.bodies))
+                raise BadArgument(
+                    f"cpus: the program has {len(program.bodies)} bodies, but only {self.nr_cpus} CPUs"
+                )
             # Only now, so that an execution begins once, however often the CPUs were guessed wrong.
             if not scheduler.begin(execution):
                 return None
