@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -103,7 +104,7 @@ def show(args: argparse.Namespace, outcome: Outcome, outputs: Any) -> int:
     if outcome.failure is not None:
         outcome.failure.target = targets.replay_target(args)
     out = sys.stderr if outputs.json is not None and outputs.json.is_stdout else sys.stdout
-    print(outcome, file=out)
+    print(outcome.to_text(colour=out.isatty() and not os.environ.get("NO_COLOR")), file=out)
     outputs.write(outcome)
     if outcome.failure is not None:
         return BROKEN

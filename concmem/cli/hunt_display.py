@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from time import monotonic
@@ -106,7 +107,8 @@ class Outputs:
         if failure is None:
             return
         for path, suffix in self._files.values():
-            text = failure.to_html() if suffix == ".html" else failure.to_json_trace_events()
+            is_page = suffix == ".html"
+            text = failure.to_html() if is_page else json.dumps(failure.to_trace_events())
             path.write_text(text, encoding="utf-8")
 
 
@@ -142,7 +144,11 @@ def outcome_json(outcome: Outcome, args: argparse.Namespace) -> dict[str, Any]:
             "original_schedule": failure.original_schedule,
             "preemptions": failure.preemptions,
             "execution": failure.executions,
-            "replay": f"concmem replay {failure.target} '{failure.schedule}'",
-            "trace": [step._asdict() for step in failure.trace or ()],
+            "replay": failure.replay_line,
+            "explanation": failure.explanation,
+            "trace": [
+                {**step._asdict(), "value": step.value, "site": step.site._asdict()}
+                for step in failure.trace or ()
+            ],
         },
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
 from concmem.errors import BadArgument, BadArgumentType, ReplayDiverged
 from concmem.explore.failure import Failure
@@ -63,6 +63,10 @@ class Outcome:
     """Executions that were broken off because others cover them."""
     interrupted: bool = False
     """Ended by Ctrl-C."""
+    depth: int | None = None
+    """Which bug depth `probability` is for."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments that were not the usual ones, and decide what an execution is."""
     ended_by: str = ""
     """
     ``failure``, ``exhausted``, ``executions``, ``seconds``, ``interrupt``, or ``scheduler``: that had no more,
@@ -72,10 +76,15 @@ class Outcome:
     def __bool__(self) -> bool:
         return self.failure is None
 
-    def __str__(self) -> str:
-        from concmem.explore.summary import summarize
+    def to_text(self, width: int | None = None, colour: bool = False) -> str:
+        """``str(outcome)`` in so many columns (``None``: those of the terminal), for a terminal in colour."""
+        from concmem.explore.render.summary import summarize
+        from concmem.explore.render.table import Look, terminal_width
 
-        return summarize(self)
+        return summarize(self, Look(width or terminal_width(), colour))
+
+    def __str__(self) -> str:
+        return self.to_text()
 
 
 Progress = Callable[[Outcome], None]
@@ -133,8 +142,8 @@ def check(
     limits = Limits(max_steps, early_timeouts, spurious_wakeups, frozenset(detectors))
     policy = make_scheduler(scheduler)
     policy.reset(seed)
-    outcome = Outcome(policy.name, seed, bounds=policy.bounds)
     runner = Runner(program, cpus, limits=limits, pin=pin)
+    outcome = Outcome(policy.name, seed, bounds=policy.bounds, options=runner.options())
     with runner.session():
         try:
             _search(runner, policy, outcome, executions, seconds, progress)
@@ -149,6 +158,7 @@ def check(
         outcome.probability = policy.probability(
             outcome.executions, coverage.steps_max, coverage.tasks
         )
+        outcome.depth = getattr(policy, "depth", None)
     return outcome
 
 
@@ -218,7 +228,7 @@ def _explain(runner: Runner, failure: Failure, shrink: bool) -> None:
         )
         return
     failure.schedule = str(schedule)
-    for name in ("error", "cpu", "step", "place", "trace"):
+    for name in ("error", "cpu", "step", "place", "trace", "options"):
         setattr(failure, name, getattr(again, name))
 
 
@@ -263,6 +273,7 @@ def _replay(runner: Runner, schedule: Schedule) -> Failure | None:
     else:
         failure.schedule = str(schedule)
         failure.trace = execution.steps  # type: ignore[attr-defined]
+        failure.options = runner.options()
     return failure
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from concmem import errors
 from concmem.explore.schedule import Schedule
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    from concmem.explore.steps import Step, Trace
     from concmem.explore.stuck import Finding
-    from concmem.explore.trace import Trace
 
 _CLASSES: Final[dict[str, type[Exception]]] = {
     "deadlock": errors.Deadlock,
@@ -28,8 +33,9 @@ class Failure:
     """
     What a check has found.
 
-    ``str(failure)`` is the whole report: the interleaving with one column for each CPU, what was wrong, and
-    the schedule to replay.
+    ``str(failure)`` is the whole report: the interleaving with one column for each CPU, what went wrong in one
+    sentence, the error, and the line to replay it. `to_html` and `to_trace_events` are other views of it, and
+    `save` writes any of them.
     """
 
     kind: str
@@ -45,7 +51,7 @@ class Failure:
     """After how many steps."""
     place: str
     """Where it was raised, or what it is about: two failures of the same kind and place are the same."""
-    trace: Trace | None = None
+    trace: Trace | None = field(default=None, repr=False)
     """Every step, see `Trace`; prints as a table."""
     original_schedule: str = ""
     """The schedule as it was found, before shrinking."""
@@ -53,6 +59,8 @@ class Failure:
     """Which execution of the search it was, from 1."""
     target: str = ""
     """What to write after ``concmem replay``, if that is known."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of :func:`concmem.explore.replay` that were not the usual ones."""
     notes: list[str] = field(default_factory=list)
     """What else is to be said."""
 
@@ -66,10 +74,76 @@ class Failure:
         """Deviations of the schedule from running each CPU as long as it can."""
         return len(Schedule.parse(self.schedule).deviations)
 
-    def __str__(self) -> str:
-        from concmem.explore.table import render_failure
+    @property
+    def race(self) -> tuple[Step, Step] | None:
+        """The two accesses of a data race, in the order in which they came."""
+        return self.trace.race if self.trace is not None else None
 
-        return render_failure(self)
+    @property
+    def explanation(self) -> str:
+        """What went wrong, in one sentence; empty where the trace does not tell."""
+        from concmem.explore.render.explain import explain
+
+        return explain(self).text
+
+    @property
+    def replay_line(self) -> str:
+        """What to type to see it again: a command if the target is known, else Python."""
+        if self.target:
+            return f"concmem replay {self.target} '{self.schedule}'"
+        options = "".join(f", {name}={value!r}" for name, value in self.options.items())
+        return f'explore.replay(program, "{self.schedule}"{options})'
+
+    def to_text(self, width: int | None = None, colour: bool = False) -> str:
+        """
+        The whole report.
+
+        Args:
+            width: in columns; ``None``: as wide as the terminal, or 100 where there is none.
+            colour: with escape sequences of terminals.
+        """
+        from concmem.explore.render.table import Look, render_failure, terminal_width
+
+        return render_failure(self, look=Look(width or terminal_width(), colour))
+
+    def to_html(self) -> str:
+        """A page that needs nothing else: lanes with a slider, values, locks, and source lines."""
+        from concmem.explore.render.page import render_page
+
+        return render_page(self)
+
+    def to_trace_events(self) -> dict[str, Any]:
+        """
+        The Chrome trace-event format, for Perfetto and ``chrome://tracing``.
+
+        A microsecond is a step.
+        """
+        from concmem.explore.render.trace_events import trace_events
+
+        return trace_events(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write it to *path*; the suffix says how: ``.txt``, ``.html``, or ``.json`` for trace events.
+
+        Raises:
+            BadArgument: another suffix.
+        """
+        path = Path(path)
+        views: dict[str, Callable[[], str]] = {
+            ".txt": lambda: self.to_text(100) + "\n",
+            ".html": self.to_html,
+            ".json": lambda: json.dumps(self.to_trace_events()),
+        }
+        view = views.get(path.suffix.lower())
+        if view is None:
+            raise errors.BadArgument(
+                f"path: expected a name that ends in {', '.join(views)}, got {str(path)!r}"
+            )
+        path.write_text(view(), encoding="utf-8")
+
+    def __str__(self) -> str:
+        return self.to_text()
 
 
 def failure_of(finding: Finding, schedule: Schedule) -> Failure:

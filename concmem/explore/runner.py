@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TypeAlias
 
-from concmem.errors import BadArgumentType, ScheduleAbandoned
+from concmem.errors import BadArgument, BadArgumentType, ScheduleAbandoned
 from concmem.explore.controlled import ControlledRuntime, OtherCpus, kind_of
 from concmem.explore.crew import Crew, current_crew
 from concmem.explore.execution import Execution
@@ -70,6 +70,7 @@ class Runner:
                 f"program: expected a function that makes a Program, got {make_program!r}"
             )
         self._make_program = make_program
+        self._cpus = cpus
         self._elastic = cpus is None
         self.nr_cpus = cpus if cpus is not None else 2
         self._seed = seed
@@ -149,6 +150,9 @@ class Runner:
             program = self._build(rt, dropped)
             if len(program.bodies) > self.nr_cpus:
                 rt.want_cpus(len(program.bodies))
+                raise BadArgument(
+                    f"cpus: the program has {len(program.bodies)} bodies, but only {self.nr_cpus} CPUs"
+                )
             # Only now, so that an execution begins once, however often the CPUs were guessed wrong.
             if not scheduler.begin(execution):
                 return None
@@ -183,6 +187,15 @@ class Runner:
             raise BadArgumentType(f"program: expected it to return a Program, got {program!r}")
         self._program = program
         return program.without(dropped) if dropped else program
+
+    def options(self) -> dict[str, object]:
+        """Arguments of :func:`concmem.explore.replay` that are not the usual ones."""
+        options: dict[str, object] = {} if self._cpus is None else {"cpus": self._cpus}
+        for name in ("max_steps", "early_timeouts", "spurious_wakeups", "detectors"):
+            value = getattr(self.limits, name)
+            if value != getattr(Limits, name):
+                options[name] = set(value) if name == "detectors" else value
+        return options
 
     def parts(self) -> list[Dropped]:
         """What of the program can be left out, as of the last execution."""
@@ -222,7 +235,7 @@ class Runner:
         if ex.finding is None and ex.fields and "races" in self.limits.detectors:
             for race in find_races(ex.trace):
                 ex.finding = Finding(
-                    "data-race", str(race), race.second.task, ex.step, race.field.name
+                    "data-race", str(race), race.second.task, ex.step, race.field.name, race
                 )
 
 

@@ -20,6 +20,7 @@ from concmem.explore import operation as op
 
 if TYPE_CHECKING:
     from concmem.explore.execution import Execution
+    from concmem.explore.races import Race
     from concmem.explore.task import Task
     from concmem.explore.waitqueue import Waiter
 
@@ -35,6 +36,8 @@ class Finding(NamedTuple):
     step: int
     subject: str = ""
     """What it is about, without who and when."""
+    race: Race | None = None
+    """The two accesses of a data race."""
 
 
 def nobody_left(ex: Execution) -> None:

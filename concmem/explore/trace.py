@@ -1,59 +1,46 @@
 """
-What happened, for people: every step of an execution with values, source lines and locks.
+Recording what happens: every step of an execution with values, source lines, locks and causes.
 
-Recording all that is slow, so it is done only when an execution is replayed to be looked at.
+That is slow, so it is done only when an execution is replayed to be looked at.
 """
 
 from __future__ import annotations
 
+import linecache
 import sys
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from concmem.explore import operation as op
 from concmem.explore.execution import Execution
+from concmem.explore.look import Labels, caller, handler_name, pending_of, show, waits_for
+from concmem.explore.steps import (
+    INTERRUPT,
+    PREEMPTION,
+    READS,
+    SWITCH,
+    VALUES,
+    Site,
+    Step,
+    Trace,
+)
+from concmem.runtime.api import split_guard
 
 if TYPE_CHECKING:
-    from concmem.explore.task import Task
-
-_MECHANISM: Final = ("concmem/explore/", "concmem/runtime/")
-"""Files whose frames are no source of an operation."""
-
-_SHOWS_VALUE: Final = frozenset((op.READ, op.LOAD, op.GUARDED_LOAD))
-_CHANGES_VALUE: Final = frozenset((op.WRITE, op.UPDATE, op.STORE, op.GUARDED_STORE))
+    from concmem.explore.task import ControlledCpu, Task
 
 
-class Step(NamedTuple):
-    """One line of a trace."""
+class _Unsettled(NamedTuple):
+    """A step whose result is not known before the next one begins."""
 
-    number: int
-    """Which step; notes have that of the step before."""
-    cpu: int
-    """The CPU, or from ``nr_cpus`` up a kernel thread."""
-    task: str
-    """Its name; interrupts have another than the body."""
+    at: int
+    task: Task
     kind: str
-    """The operation, see `operation`."""
-    object: str
-    """What it is done to."""
-    value: str
-    """What was read, or ``old -> new``; empty where there is no value."""
-    where: str
-    """``file.py:12 function``."""
-    held: tuple[str, ...]
-    """Locks held before it."""
-    switch: str
-    """``""``, or how the task came here: ``preemption``, ``interrupt``, or ``switch`` (nobody was forced out)."""
-    is_note: bool
-    """No step of the scheduler's."""
-
-
-class Trace(list[Step]):
-    """The steps of one execution."""
-
-    def __str__(self) -> str:
-        from concmem.explore.table import render_table
-
-        return render_table(self)
+    object: Any
+    before: Any
+    """Its value; of a queue that is about to be woken, those who sleep on it."""
 
 
 class _Recorder(list[Any]):
@@ -63,60 +50,158 @@ class _Recorder(list[Any]):
         super().__init__()
         self._ex = ex
         self.steps = Trace()
+        self.entries: list[int] = []
+        """For each entry of the flat trace, its index in `steps`."""
+        self.causes: defaultdict[Task, list[int]] = defaultdict(list)
+        """Entries that have let a task go on which has not gone on yet."""
+        self.senders: defaultdict[ControlledCpu, deque[int]] = defaultdict(deque)
+        """For each interrupt that a CPU has not taken yet, the entry that has sent it, or -1."""
+        self.labels = Labels()
         self._last: Task | None = None
-        self._pending: tuple[int, Any, str] | None = None
-        """A change whose result is not known yet: index in `steps`, the object, its old value."""
+        self._unsettled: _Unsettled | None = None
 
     def __iadd__(self, entry: Any) -> _Recorder:  # type: ignore[misc]
         super().__iadd__(entry)
         task, kind, obj = entry
-        if task is None:
-            return self
-        # Showing a value may look at watched fields, which is no step.
-        current, self._ex.current = self._ex.current, None
-        try:
-            self._record(task, kind, obj)
-        finally:
-            self._ex.current = current
+        self.settle(taken=task if kind is op.TAKEN else None)
+        if task is None or task.cpu is None:
+            self.entries.append(-1)
+        else:
+            self.entries.append(len(self.steps))
+            self._record(task, kind, obj, *caller(sys._getframe(1)))
         return self
 
-    def _record(self, task: Task, kind: str, obj: Any) -> None:
-        self.settle()
+    def _record(self, task: Task, kind: str, obj: Any, site: Site, calls: tuple[str, ...]) -> None:
+        index = len(self.steps)
+        old = new = ""
+        before: Any = None
+        if kind in VALUES:
+            before, old = self._look(obj)
+            new = old
+        elif kind is op.IRQ and obj.interrupts:
+            new = handler_name(obj.interrupts[0])
         is_note = kind in op.NOTES
-        value = _show(obj) if kind in _SHOWS_VALUE or kind in _CHANGES_VALUE else ""
-        if kind in _CHANGES_VALUE:
-            self._pending = len(self.steps), obj, value
+        switch, left, why = ("", "", "") if is_note else self._switch(task, kind)
         self.steps.append(
             Step(
+                index,
                 self._ex.step,
                 task.cpu.number,
                 task.name,
+                task.is_irq,
                 kind,
-                op.name_of(obj) if obj is not None else "",
-                value,
-                _caller(),
-                tuple(lock.name for lock in task.held),
-                self._switch(task),
+                "every CPU" if kind is op.SEND and hasattr(obj, "cpus") else self.labels(obj),
+                old,
+                new,
+                False,
+                site,
+                calls,
+                tuple(map(self.labels, task.held)),
+                not task.cpu.irqs_enabled,
+                switch,
+                left,
+                why,
+                () if is_note else self._causes_of(task, kind),
                 is_note,
             )
         )
+        if kind is op.WAKE:
+            before = tuple(obj._waiters)
+        self._unsettled = _Unsettled(index, task, kind, obj, before)
 
-    def settle(self) -> None:
-        """What changed last has its new value by now."""
-        if self._pending is not None:
-            index, obj, old = self._pending
-            self._pending = None
-            self.steps[index] = self.steps[index]._replace(value=f"{old} -> {_show(obj)}")
+    def settle(self, taken: Task | None = None) -> None:
+        """What was done last has its result by now; *taken*: who has just got a lock."""
+        last, self._unsettled = self._unsettled, None
+        if last is None:
+            return
+        new, changes = "", False
+        if last.kind in VALUES and last.kind not in READS:
+            now, new = self._look(last.object)
+            # A list may be the same one, with something else in it.
+            changes = new != self.steps[last.at].old or self._differ(last.before, now)
+        elif last.kind is op.TRYLOCK:
+            new = "taken" if taken is last.task else "busy"
+        elif last.kind is op.WAKE:
+            left = last.object._waiters
+            woken = [waiter.task.name for waiter in last.before if waiter not in left]
+            new = ", ".join(woken) or "nobody sleeps"
+        if new:
+            self.steps[last.at] = self.steps[last.at]._replace(new=new, changes=changes)
 
-    def _switch(self, task: Task) -> str:
+    def sent(self, cpu: ControlledCpu) -> None:
+        """Interrupts of *cpu* may have become more: by the last step, if there is one."""
+        senders = self.senders[cpu]
+        while len(senders) < len(cpu.interrupts):
+            sender = -1
+            if self.steps and self.steps[-1].kind is op.SEND:
+                sender = len(self.steps) - 1
+                name = handler_name(cpu.interrupts[-1])
+                self.steps[sender] = self.steps[sender]._replace(new=name)
+            senders.append(sender)
+
+    def let_go(self, task: Task) -> None:
+        """The last step lets *task* go on."""
+        if self.steps and task.kind is not op.TIMEOUT:
+            self.causes[task].append(len(self.steps) - 1)
+
+    def forget(self) -> None:
+        """What came before the bodies is not of interest."""
+        self.__init__(self._ex)  # type: ignore[misc]
+
+    def _look(self, obj: Any) -> tuple[Any, str]:
+        """The value that *obj* has now, and as a text."""
+        with self._outside():
+            try:
+                value = obj.now
+                return value, show(value)
+            except Exception:
+                return None, "?"
+
+    def _differ(self, before: Any, now: Any) -> bool:
+        """Whether a value has changed; what cannot be compared has."""
+        with self._outside():
+            try:
+                return before is not now and not bool(before == now)
+            except Exception:
+                return True
+
+    @contextmanager
+    def _outside(self) -> Iterator[None]:
+        """Methods of the program's that are called in here take no steps."""
+        ex = self._ex
+        current, ex.current = ex.current, None
+        try:
+            yield
+        finally:
+            ex.current = current
+
+    def _causes_of(self, task: Task, kind: str) -> tuple[int, ...]:
+        if kind is op.IRQ:
+            senders = self.senders[task.cpu]
+            sender = senders.popleft() if senders else -1
+            return (sender,) if sender >= 0 else ()
+        return tuple(dict.fromkeys(self.causes.pop(task, ())))
+
+    def _switch(self, task: Task, kind: str) -> tuple[str, str, str]:
+        """How *task* came here, from which one, and why that does not go on."""
         last, self._last = self._last, task
         if last is None or last is task:
-            return ""
-        if task.is_irq and task.cpu is last.cpu:
-            return "interrupt"
-        if last.is_irq and task.cpu is last.cpu:
-            return ""
-        return "preemption" if last.enabled else "switch"
+            return "", "", ""
+        if last.is_irq and not last.cpu.in_interrupt:
+            last = last.cpu.main  # its interrupt was over
+        if task.cpu is last.cpu:
+            return (INTERRUPT, last.name, "") if kind is op.IRQ else ("", "", "")
+        if last.enabled:
+            return PREEMPTION, last.name, ""
+        return SWITCH, last.name, self._why(last)
+
+    def _why(self, task: Task) -> str:
+        """Why *task* does not go on."""
+        if task.resting is not None:
+            return "yields"
+        if task.blocked is not None:
+            return waits_for(task.blocked, self.labels)
+        return "has ended" if task.kind is None else ""
 
 
 class TracedExecution(Execution):
@@ -124,47 +209,63 @@ class TracedExecution(Execution):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.trace = _Recorder(self)
+        self.trace: _Recorder = _Recorder(self)
 
     @property
     def steps(self) -> Trace:
-        recorder: Any = self.trace
-        recorder.settle()
-        steps: Trace = recorder.steps
+        """What has happened; complete when the execution is over."""
+        recorder = self.trace
+        steps = recorder.steps
+        race = self.finding.race if self.finding is not None else None
+        if race is not None:
+            first, second = (recorder.entries[a.position // 3] for a in (race.first, race.second))
+            steps.race = steps[first], steps[second]
+            steps.guard = split_guard(race.field.guard)[0]
+        steps.nr_cpus = sum(not cpu.is_kthread for cpu in self.cpus)
+        for site in (*(step.site for step in steps), *(task.site for task in steps.pending)):
+            if site.file not in steps.sources:
+                steps.sources[site.file] = linecache.getlines(site.file)
         return steps
 
     def forget_boot(self) -> None:
         """What came before the bodies is not of interest."""
-        recorder: Any = self.trace
-        recorder.settle()
-        recorder.steps.clear()
+        self.trace.forget()
 
+    # -- what the recorder has to hear of
 
-def _show(obj: Any) -> str:
-    try:
-        value = obj.now
-    except Exception:
-        return "?"
-    if isinstance(value, tuple):
-        return "(" + ", ".join(_show_value(each) for each in value) + ")"
-    return _show_value(value)
+    def drive(self, goal: Callable[[], bool] | None = None) -> None:
+        super().drive(goal)
+        self.trace.settle()
 
+    def fail(
+        self, kind: str, error: BaseException | str, task: Task | None, subject: str = ""
+    ) -> NoReturn:
+        if self.finding is None:
+            self.trace.settle()
+            # Who raised, or has ended, does nothing any more.
+            done = task if isinstance(error, BaseException) or kind == "lock-leak" else None
+            self.trace.steps.pending = pending_of(self, done, self.trace.labels)
+        super().fail(kind, error, task, subject)
 
-def _show_value(value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 1 << 32:
-        return hex(value)
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+    def unblock(self, task: Task) -> None:
+        self.trace.let_go(task)
+        super().unblock(task)
 
+    def start(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            self.trace.let_go(task)
+        super().start(tasks)
 
-def _caller() -> str:
-    """The innermost frame that is no part of the harness."""
-    frame = sys._getframe(3)
-    while frame is not None:
-        name = frame.f_code.co_filename.replace("\\", "/")
-        if not any(part in name for part in _MECHANISM):
-            return f"{name.rsplit('/', 1)[-1]}:{frame.f_lineno} {frame.f_code.co_name}"
-        if frame.f_back is None:
-            break
-        frame = frame.f_back
-    return ""
+    def enable_rivals(self, tasks: list[Task]) -> None:
+        for task in tasks:
+            self.trace.let_go(task)
+        super().enable_rivals(tasks)
+
+    def block(self, task: Task, on: Any) -> None:
+        if task.blocked is not None and task.blocked is not on:
+            self.trace.let_go(task)  # woken, and now it has to wait for the lock
+        super().block(task, on)
+
+    def update_irq(self, cpu: ControlledCpu) -> None:
+        self.trace.sent(cpu)
+        super().update_irq(cpu)
