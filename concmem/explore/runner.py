@@ -27,6 +27,7 @@ from concmem.explore.schedule import Dropped, Schedule
 from concmem.explore.scheduler import Scheduler
 from concmem.explore.stuck import Finding
 from concmem.explore.trace import TracedExecution
+from concmem.runtime.lockdep import Lockdep
 
 MakeProgram: TypeAlias = Callable[[ControlledRuntime], Program]
 
@@ -139,6 +140,8 @@ class Runner:
             early_timeouts=limits.early_timeouts,
             spurious_wakeups=limits.spurious_wakeups,
         )
+        if "lockdep" in limits.detectors:
+            execution.lockdep = Lockdep()
         rt = ControlledRuntime(
             self.nr_cpus,
             seed=self._seed,
@@ -242,6 +245,11 @@ class Runner:
 def failure_from(execution: Execution, dropped: Sequence[Dropped] = ()) -> Failure | None:
     """What *execution* has found, if anything."""
     finding = execution.finding
+    if finding is None and execution.lockdep is not None:
+        violation = execution.lockdep.violation
+        if violation is not None:
+            subject = ", ".join(violation.classes)
+            finding = Finding("lockdep", violation.text, None, execution.step, subject)
     if finding is None:
         return None
     return failure_of(finding, Schedule(tuple(execution.deviations), tuple(dropped)))

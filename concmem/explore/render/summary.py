@@ -89,7 +89,7 @@ def _ended(outcome: Outcome) -> str:
         "executions": "since the number of executions was limited",
         "seconds": "since the time was limited",
         "interrupt": "since it was interrupted",
-        "exhausted": "since the scheduler's bound was limited",
+        "scheduler": "since the scheduler's bound was limited",
     }.get(outcome.ended_by, f"ended by {outcome.ended_by}")
 
 

@@ -34,7 +34,10 @@ def test_every_pass_says_how_much_was_run(scheduler: str) -> None:
     """Executions, steps, scheduler and seed, and what cannot be found."""
     outcome = explore.check(increments, scheduler, executions=50, seed=7)
     text = text_of(outcome)
-    assert text.startswith(f"Nothing found: {outcome.executions:,} executions of 36 steps in ")
+    plural = "" if outcome.executions == 1 else "s"
+    assert text.startswith(
+        f"Nothing found: {outcome.executions:,} execution{plural} of 36 steps in "
+    )
     assert f"scheduler {scheduler}, seed 7." in text
     assert "memory orders weaker than sequential consistency" in text
     assert ("Exhausted" in text) == outcome.exhausted
@@ -71,7 +74,7 @@ def test_a_bound_that_was_given() -> None:
 def test_odds_of_pct() -> None:
     """The bound of the paper, computed here once more: 1 - (1 - 1 / (n k^(d-1)))^runs."""
     for runs in (5, 2000):
-        outcome = explore.check(increments, explore.PCT(depth=2), executions=runs)
+        outcome = explore.check(increments, explore.PCT(depth=2, steps=36), executions=runs)
         missed = (1 - 1 / (3 * 36)) ** runs
         text = text_of(outcome)
         if runs == 5:
