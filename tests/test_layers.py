@@ -34,9 +34,10 @@ EXCEPTIONS = {
     # Types only: rows of lock statistics, which the machine passes through.
     ("mm.statistics", "runtime.lockstat"),
     ("reports.lock_stat", "runtime.lockstat"),
+    ("reports.top", "runtime.lockstat"),
 }
 
-ABOVE = ("cli", "testing", "workloads", "bugs", "traces")
+ABOVE = ("cli", "testing", "workloads", "bugs", "traces", "sct")
 """Packages that nothing below them may know."""
 
 FORBIDDEN_IN_MM = ("threading", "time", "random", "_thread", "multiprocessing", "asyncio")

@@ -19,7 +19,7 @@ Controlled mode: a scheduler owns every switch between CPUs.
     print(outcome)
 """
 
-from concmem.errors import Deadlock, ReplayDiverged
+from concmem.errors import Deadlock, Nondeterminism, ReplayDiverged
 from concmem.explore.check import Coverage, Outcome, check, replay, shrink
 from concmem.explore.controlled import ControlledRuntime
 from concmem.explore.execution import Execution
@@ -29,33 +29,39 @@ from concmem.explore.schedule import Schedule
 from concmem.explore.scheduler import Scheduler
 from concmem.explore.schedulers import (
     DFS,
+    DPOR,
     PCT,
     POS,
     SCHEDULERS,
     SURW,
     URW,
+    Census,
     DelayBounding,
+    NondeterminismCheck,
     PreemptionBounding,
     RandomWalk,
     Replay,
     RoundRobin,
-    Twice,
 )
 from concmem.explore.shared import shared
 
 __all__ = [
     "DFS",
+    "DPOR",
     "PCT",
     "POS",
     "SCHEDULERS",
     "SURW",
     "URW",
+    "Census",
     "ControlledRuntime",
     "Coverage",
     "Deadlock",
-    "Execution",
     "DelayBounding",
+    "Execution",
     "Failure",
+    "Nondeterminism",
+    "NondeterminismCheck",
     "Outcome",
     "PreemptionBounding",
     "Program",
@@ -65,7 +71,6 @@ __all__ = [
     "RoundRobin",
     "Schedule",
     "Scheduler",
-    "Twice",
     "check",
     "replay",
     "shared",

@@ -51,9 +51,11 @@ class Outcome:
     """Of all executions."""
     seconds: float = 0.0
     exhausted: bool = False
-    """Whether every schedule was covered, up to `bound` if that is a number: nothing was cut off."""
+    """Whether every schedule was covered: nothing was cut off, by a bound neither."""
     bound: int | None = None
     """The deepest bound that was covered completely, for schedulers that have bounds."""
+    bounds: str = ""
+    """What `bound` counts, such as ``preemptions``."""
     probability: float | None = None
     """At least so probable is it that a bug of the scheduler's depth would have been found."""
     coverage: Coverage = field(default_factory=Coverage)
@@ -66,7 +68,10 @@ class Outcome:
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments that were not the usual ones, and decide what an execution is."""
     ended_by: str = ""
-    """``failure``, ``exhausted``, ``executions``, ``seconds`` or ``interrupt``."""
+    """
+    ``failure``, ``exhausted``, ``executions``, ``seconds``, ``interrupt``, or ``scheduler``: that had no more,
+    although there is more.
+    """
 
     def __bool__(self) -> bool:
         return self.failure is None
@@ -106,7 +111,7 @@ def check(
 
     Args:
         program: called with a fresh runtime for each execution; returns a `Program`.
-        scheduler: ``random pct pos urw surw pb db dfs dpor rr``, or an object.
+        scheduler: ``random pct pos urw surw pb db dfs dpor rr nondeterminism``, or an object.
         executions: the most; *seconds*: of the search, the most.
         seed: everything random follows from it; the same seed, the same search.
         cpus: of the runtime; by default what the program needs.
@@ -138,7 +143,7 @@ def check(
     policy = make_scheduler(scheduler)
     policy.reset(seed)
     runner = Runner(program, cpus, limits=limits, pin=pin)
-    outcome = Outcome(policy.name, seed, options=runner.options())
+    outcome = Outcome(policy.name, seed, bounds=policy.bounds, options=runner.options())
     with runner.session():
         try:
             _search(runner, policy, outcome, executions, seconds, progress)
@@ -180,7 +185,7 @@ def _search(
             now = perf_counter()
             if execution is None:
                 outcome.exhausted = policy.exhaustive
-                outcome.ended_by = "exhausted"
+                outcome.ended_by = "exhausted" if policy.exhaustive else "scheduler"
                 return
             outcome.executions += 1
             step = execution.step

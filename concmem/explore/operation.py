@@ -61,7 +61,7 @@ class Operation(NamedTuple):
         return f"{self.task.name} {self.kind} {name_of(self.object)}"
 
 
-def conflict(kind: str, obj: object, other_kind: str, other_obj: object) -> bool:
+def conflict(kind: str | None, obj: object, other_kind: str | None, other_obj: object) -> bool:
     """
     Whether the order of two operations of different CPUs can matter.
 

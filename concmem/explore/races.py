@@ -45,6 +45,8 @@ class Access(NamedTuple):
     kind: str
     position: int
     """Of its entry in the trace."""
+    lockless: bool
+    """Whether the field may be read without its guard."""
 
 
 class Race(NamedTuple):
@@ -86,7 +88,7 @@ def find_races(trace: list[Any], most: int = 1) -> list[Race]:
         cpu: int = task.cpu.number
         clock = clocks[cpu]
         if kind in _ACCESSES or isinstance(obj, Field):
-            access = Access(cpu, clock.get(cpu, 0), task, kind, position)
+            access = Access(cpu, clock.get(cpu, 0), task, kind, position, obj.lockless)
             race = _access(states[id(obj)], access, clock, obj)
             if race is not None and all(race.field is not other.field for other in races):
                 races.append(race)
@@ -129,8 +131,12 @@ def _concurrent(before: Access, access: Access, clock: Clock) -> bool:
     return (
         before.cpu != access.cpu
         and before.time >= clock.get(before.cpu, 0)
-        and not (before.kind in _MARKED and access.kind in _MARKED)
+        and not (_is_marked(before) and _is_marked(access))
     )
+
+
+def _is_marked(access: Access) -> bool:
+    return access.kind in _MARKED or (access.lockless and access.kind is op.GUARDED_LOAD)
 
 
 def _join(clock: Clock, other: Clock) -> None:

@@ -21,6 +21,9 @@ class Scheduler(ABC):
 
     name: ClassVar[str]
 
+    bounds: ClassVar[str] = "deviations"
+    """What `bound` counts."""
+
     bound: int | None = None
     """The deepest bound that has been covered completely, for schedulers that have bounds."""
 
@@ -29,7 +32,7 @@ class Scheduler(ABC):
 
     def begin(self, execution: Execution) -> bool:
         """
-        A new execution begins; its tasks are not known yet.
+        A new execution begins; no task has run yet.
 
         Returns:
             False when there is nothing left to explore: everything under the scheduler's bound was.

@@ -46,7 +46,7 @@ _CHANGES: Final = ("append", "add", "insert", "popitem", "add_tail")
 class Field:
     """One field of one watched object, as the object of an operation."""
 
-    __slots__ = ("changeable", "field", "guard", "obj", "read")
+    __slots__ = ("changeable", "field", "guard", "lockless", "obj", "read")
 
     def __init__(self, obj: Any, field: str, guard: str, read: Callable[[Any], Any]) -> None:
         self.obj = obj
@@ -55,6 +55,8 @@ class Field:
         """What is to protect it; empty: nothing was declared."""
         self.read = read
         lock, lockless = split_guard(guard)
+        self.lockless = lockless
+        """Whether readers may do without the guard: all accesses but unguarded stores are marked."""
         self.changeable = (
             not lockless
             and lock != THIS_CPU

@@ -273,6 +273,7 @@ class KmemCache:
         and even give it back, so that counts of one that is another cache's by now may come in.
         """
         cpus = list(enumerate(self.cpu_slab.all()))
+        events = [cpu_slab.all_events() for _, cpu_slab in cpus]
         return SlabStatistics(
             name=self.name,
             aliases=tuple(self.aliases),
@@ -296,10 +297,7 @@ class KmemCache:
             refcount=self.refcount,
             nodes=tuple(self._node_statistics(n) for n in self.node),
             cpus=tuple(_cpu_statistics(cpu, c) for cpu, c in cpus),
-            events={
-                name: tuple(counts[name] for counts in [c.all_events() for _, c in cpus])
-                for name in EVENT_NAMES
-            },
+            events={name: tuple(counts[name] for counts in events) for name in EVENT_NAMES},
         )
 
     @staticmethod

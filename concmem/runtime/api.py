@@ -225,6 +225,7 @@ class LockStatistics(Protocol):
     """Counts and times of locks, by class."""
 
     def statistics(self) -> list[Any]: ...
+    def waits(self) -> dict[str, tuple[int, int]]: ...
 
 
 class HostCpu(Protocol):

@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 from concmem.errors import BadArgument, BadArgumentType
 from concmem.explore.scheduler import Scheduler
+from concmem.explore.schedulers.census import Census
 from concmem.explore.schedulers.delay_bounding import DelayBounding
 from concmem.explore.schedulers.dfs import DFS
+from concmem.explore.schedulers.dpor import DPOR
+from concmem.explore.schedulers.nondeterminism import NondeterminismCheck
 from concmem.explore.schedulers.pct import PCT
 from concmem.explore.schedulers.pos import POS
 from concmem.explore.schedulers.preemption_bounding import PreemptionBounding
@@ -15,22 +18,20 @@ from concmem.explore.schedulers.random_walk import RandomWalk
 from concmem.explore.schedulers.replay import Replay
 from concmem.explore.schedulers.round_robin import RoundRobin
 from concmem.explore.schedulers.surw import SURW
-from concmem.explore.schedulers.twice import Twice
 from concmem.explore.schedulers.urw import URW
 
 SCHEDULERS: dict[str, Callable[[], Scheduler]] = {
-    each.name: each
-    for each in (
-        RandomWalk,
-        PCT,
-        POS,
-        URW,
-        SURW,
-        PreemptionBounding,
-        DelayBounding,
-        DFS,
-        RoundRobin,
-    )
+    "random": RandomWalk,
+    "pct": PCT,
+    "pos": POS,
+    "urw": URW,
+    "surw": SURW,
+    "pb": PreemptionBounding,
+    "db": DelayBounding,
+    "dfs": DFS,
+    "dpor": DPOR,
+    "rr": RoundRobin,
+    "nondeterminism": NondeterminismCheck,
 }
 """By the names that :func:`concmem.explore.check` takes."""
 
@@ -54,16 +55,18 @@ def make_scheduler(scheduler: str | Scheduler) -> Scheduler:
 
 __all__ = [
     "DFS",
+    "DPOR",
     "PCT",
     "POS",
     "SCHEDULERS",
     "SURW",
     "URW",
+    "Census",
     "DelayBounding",
+    "NondeterminismCheck",
     "PreemptionBounding",
     "RandomWalk",
     "Replay",
     "RoundRobin",
-    "Twice",
     "make_scheduler",
 ]

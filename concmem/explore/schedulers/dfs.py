@@ -55,6 +55,14 @@ class DFS(Scheduler):
         others = [task for task in enabled if task is not default]
         return others[choice - 1]
 
+    def end(self, execution: Execution) -> None:
+        cut_short = execution.finding is not None or execution.scheduler_error is not None
+        if self._depth < len(self._nodes) and not cut_short:
+            raise Nondeterminism(
+                f"step {self._depth}: the execution ended, which went on under the same choices before: "
+                "the program does not depend on its schedule alone"
+            )
+
     @property
     def exhaustive(self) -> bool:
         return True

@@ -3,14 +3,16 @@ PCT: probabilistic concurrency testing (Burckhardt, Kothari, Musuvathi, Nagaraka
 
 Tasks have distinct random priorities, and the enabled task of the highest one runs. At *d* - 1 random steps the
 running task's priority drops below all initial ones. Each execution finds a bug of depth *d* with a
-probability of at least 1/(n k^(d-1)), for n tasks and k steps.
+probability of at least 1/(n k^(d-1)), for n tasks and k steps. A bug that needs more constraints than that may
+never be found.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from random import Random
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from concmem.errors import BadArgument
 from concmem.explore.scheduler import Scheduler
@@ -18,6 +20,11 @@ from concmem.explore.task import Task
 
 if TYPE_CHECKING:
     from concmem.explore.execution import Execution
+
+FIRST_STEPS: Final = 1000
+"""The number of steps that is guessed for the first execution."""
+
+_NEVER: Final = 1 << 62
 
 
 class PCT(Scheduler):
@@ -39,53 +46,53 @@ class PCT(Scheduler):
             raise BadArgument(f"steps: must be at least 1, got {steps}")
         self.depth = depth
         self._fixed_steps = steps
-        self._steps = steps or 0
-        self._random = Random(0)
+        self.reset(0)
 
     def reset(self, seed: int) -> None:
-        self._random = Random(f"pct/{seed}")
+        self._random = Random(f"pct/{seed}").random
         self._steps = self._fixed_steps or 0
+        self._drawn_from: Counter[int] = Counter()
+        """How many executions drew their changes from so many steps."""
 
     def begin(self, execution: Execution) -> bool:
         self._execution = execution
         self._version = -1
         self._priorities: dict[Task, float] = {}
         self._lowest = 0.0
-        self._step = 0
-        # Not sorted: the i-th one drawn lowers to priority i.
-        rng = self._random.random
-        steps = max(1, (self._steps or 1000) - 1)  # a change after the last step changes nothing
-        self._changes = {
-            1 + int(rng() * steps): priority for priority in range(self.depth - 1, 0, -1)
-        }
-        self._next_change = min(self._changes, default=1 << 62)
+        steps = self._steps or FIRST_STEPS
+        self._drawn_from[steps] += 1
+        # After step c_i the priority is i. Not sorted: the order of the steps is random, too. A change after
+        # the last step would change nothing, so the last one is no choice.
+        last = max(1, steps - 1)
+        drawn = [(1 + int(self._random() * last), i) for i in range(1, self.depth)]
+        self._changes = sorted(drawn, reverse=True)
+        """Those to come, the next one last."""
+        self._next_change = self._changes[-1][0] if drawn else _NEVER
         return True
 
     def choose(self, enabled: Sequence[Task], current: Task) -> Task:
-        step = self._step  # done so far, the last of them by `current`
-        self._step = step + 1
-        if self._execution.version == self._version and step < self._next_change:
-            return self._best  # nothing has changed, so nothing changes
-        return self._choose_again(step, enabled, current)
+        execution = self._execution
+        if execution.version == self._version and execution.step < self._next_change:
+            return self._best  # nobody came, went or has another priority
+        return self._choose_again(enabled, current)
 
-    def _choose_again(self, step: int, enabled: Sequence[Task], current: Task) -> Task:
+    def _choose_again(self, enabled: Sequence[Task], current: Task) -> Task:
         priorities = self._priorities
-        change = self._changes.pop(step, None)
-        if change is not None:
-            priorities[current] = change
-            self._next_change = min(self._changes, default=1 << 62)
+        while self._execution.step >= self._next_change:
+            # `current` has taken that step.
+            _, priorities[current] = self._changes.pop()
+            self._next_change = self._changes[-1][0] if self._changes else _NEVER
         if current.resting is not None:  # it has yielded
             self._lowest -= 1.0
             priorities[current] = self._lowest
-        best, highest = None, -1e18
+        best, highest = current, -1e18
         for task in enabled:
             priority = priorities.get(task)
             if priority is None:
-                # Distinct with probability 1, and above all that changes lower to.
-                priority = priorities[task] = self.depth + self._random.random()
+                # Distinct with probability 1, in random order, and above all that changes lower to.
+                priority = priorities[task] = self.depth + self._random()
             if priority > highest:
                 best, highest = task, priority
-        assert best is not None
         self._best = best
         self._version = self._execution.version
         return best
@@ -95,7 +102,11 @@ class PCT(Scheduler):
             self._steps = execution.step
 
     def probability(self, executions: int, steps: int, tasks: int) -> float | None:
+        """As the base class; executions whose changes could not fall on all of *steps* promise nothing."""
         if not tasks or not steps:
             return None
-        each = 1 / (tasks * max(1, steps) ** (self.depth - 1))
-        return float(1 - (1 - each) ** executions)
+        missed = 1.0
+        for drawn_from, times in self._drawn_from.items():
+            if drawn_from >= steps:
+                missed *= (1 - 1 / (tasks * drawn_from ** (self.depth - 1))) ** times
+        return 1 - missed

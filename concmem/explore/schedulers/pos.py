@@ -1,9 +1,10 @@
 """
 POS: partial order sampling (Yuan, Yang, Gu, CAV 2018).
 
-Every pending operation has a random priority, and the enabled one of the highest runs. Then the operations that
-conflict with it (the same object, not both reads) get new priorities, and so does the next operation of the task
-that ran. So among conflicting operations each order is likely, however many others there are.
+Each *pending event* has a random priority, and the enabled one of the highest is executed. Then its task, whose
+pending event is another one now, and all that were in conflict with it get new priorities. What is independent
+keeps its own: so all orders of a few conflicting events are about as likely, however many independent ones
+there are beside them.
 """
 
 from __future__ import annotations
@@ -21,34 +22,36 @@ if TYPE_CHECKING:
 
 
 class POS(Scheduler):
-    """Random priorities of pending operations, drawn again on conflicts."""
+    """A random priority for each pending event, new where events conflict."""
 
     name: ClassVar[str] = "pos"
 
     def __init__(self) -> None:
-        self._random = Random(0).random
+        self.reset(0)
 
     def reset(self, seed: int) -> None:
         self._random = Random(f"pos/{seed}").random
 
     def begin(self, execution: Execution) -> bool:
-        self._priorities: dict[Task, float] = {}
+        self.priorities: dict[Task, float] = {}
+        """Of each task's pending event, once it was looked at."""
         return True
 
     def choose(self, enabled: Sequence[Task], current: Task) -> Task:
-        priorities, random = self._priorities, self._random
-        chosen, highest = enabled[0], -1.0
+        priorities, draw = self.priorities, self._random
+        best, highest = current, -1.0
         for task in enabled:
             priority = priorities.get(task)
             if priority is None:
-                priority = priorities[task] = random()
+                priority = priorities[task] = draw()
             if priority > highest:
-                chosen, highest = task, priority
-        del priorities[chosen]  # its next operation is another one
-        kind, obj = chosen.kind, chosen.object
-        assert kind is not None
-        # Blocked tasks too: what they wait to do conflicts as well.
-        for task in list(priorities):
-            if task.kind is not None and conflict(kind, obj, task.kind, task.object):
-                del priorities[task]
-        return chosen
+                best, highest = task, priority
+        obj = best.object
+        # Who waits for a lock is not enabled and not looked at, so nothing is known of its priority yet, and
+        # the release of the lock need not change that.
+        if obj is not None:
+            for task in enabled:
+                if task.object is obj and conflict(task.kind, obj, best.kind, obj):
+                    priorities[task] = draw()
+        priorities[best] = draw()
+        return best

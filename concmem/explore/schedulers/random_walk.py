@@ -22,4 +22,6 @@ class RandomWalk(Scheduler):
         self._random = Random(f"random/{seed}").random
 
     def choose(self, enabled: Sequence[Task], current: Task) -> Task:
+        if len(enabled) == 1:
+            return enabled[0]
         return enabled[int(self._random() * len(enabled))]

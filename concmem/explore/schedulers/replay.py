@@ -38,8 +38,8 @@ class Replay(Scheduler):
         return True
 
     def choose(self, enabled: Sequence[Task], current: Task) -> Task:
-        step = self._execution.step
-        k = self._deviations.pop(step, None)
+        # Steps of the execution, not calls: interrupts that were due are taken without being asked.
+        k = self._deviations.pop(self._execution.step, None) if self._deviations else None
         default = current if current.enabled else enabled[0]
         if k is None:
             return default
@@ -50,7 +50,7 @@ class Replay(Scheduler):
             return default
         there = ", ".join(f"{task.name} to {task.kind} {name_of(task.object)}" for task in enabled)
         raise ReplayDiverged(
-            f"step {step}: the schedule {self.schedule} switches to other choice {k}, but "
+            f"step {self._execution.step}: the schedule {self.schedule} switches to other choice {k}, but "
             f"only {len(others)} besides {default.name} can go on: {there}"
         )
 
