@@ -34,10 +34,7 @@ def test_every_pass_says_how_much_was_run(scheduler: str) -> None:
     """Executions, steps, scheduler and seed, and what cannot be found."""
     outcome = explore.check(increments, scheduler, executions=50, seed=7)
     text = text_of(outcome)
-    plural = "" if outcome.executions == 1 else "s"
-    assert text.startswith(
-        f"Nothing found: {outcome.executions:,} execution{plural} of 36 steps in "
-    )
+    assert re.match(rf"Nothing found: {outcome.executions} executions? of 36 steps in ", text)
     assert f"scheduler {scheduler}, seed 7." in text
     assert "memory orders weaker than sequential consistency" in text
     assert ("Exhausted" in text) == outcome.exhausted
@@ -57,7 +54,7 @@ def test_bounds(scheduler: str, unit: str) -> None:
     outcome = explore.check(increments, scheduler, executions=100)
     text = text_of(outcome)
     assert outcome.bound is not None
-    assert f"every schedule with at most {outcome.bound} {unit}" in text
+    assert f"Every schedule with at most {outcome.bound} {unit}" in text
     assert "Not exhausted, since the number of executions was limited" in text
 
 
@@ -65,10 +62,9 @@ def test_a_bound_that_was_given() -> None:
     """That the scheduler stops at its limit is not the end of all schedules."""
     outcome = explore.check(increments, explore.PreemptionBounding(1), executions=10_000)
     assert not outcome.exhausted
-    assert (
-        "Not exhausted, since the scheduler's bound was limited: every schedule with at most 1 pree"
-        in (text_of(outcome))
-    )
+    text = text_of(outcome)
+    assert "Every schedule with at most 1 preemption was covered." in text
+    assert "Not exhausted, since the scheduler's bound was limited" in text
 
 
 def test_odds_of_pct() -> None:
