@@ -579,7 +579,7 @@ class Execution:
             left -= 1
             if left < 0:
                 return self.driver
-            return current if current.enabled else enabled[0]
+            return current if current.enabled or not enabled else enabled[0]
 
         trace, step = len(self.trace), self.step
         self._to_start.append(task)
