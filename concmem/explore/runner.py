@@ -43,8 +43,6 @@ class Limits:
     early_timeouts: int = 0
     spurious_wakeups: int = 0
     detectors: frozenset[str] = DETECTORS
-    verify_every: int = 0
-    """Steps between two calls of the program's ``verify``; 0: only at the end."""
 
 
 class Runner:
