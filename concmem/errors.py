@@ -112,6 +112,8 @@ class LockdepError(LockMisuse):
     The first line of the message says what is wrong with which locks; the report follows.
     """
 
+    failure_place: str = ""
+    """The classes that it is about."""
     rule: str = ""
     """What was broken: ``circular``, ``recursive``, ``inconsistent``, ``inversion``, ``irq order``,
     ``wait context``, ``unlock`` or ``held``."""
@@ -123,10 +125,6 @@ class SleepInAtomic(KernelBug):
 
 class ValidationError(ConcmemError, AssertionError):
     """The structures of the machine disagree. Subclasses say which rule; messages say where."""
-
-
-class NotLinearizable(ConcmemError, AssertionError):
-    """No order of what concurrent callers did is one that a sequential object allows."""
 
 
 class FreeListError(ValidationError):
@@ -163,6 +161,46 @@ class TraceError(ConcmemError):
 
 class ScenarioError(BadArgument):
     """A scenario file has an unknown key or a value that cannot be. The message names it."""
+
+
+class Deadlock(ConcmemError, RuntimeError):
+    """Nobody can go on, and somebody has not ended. The message says who waits for what."""
+
+
+class LostWakeup(Deadlock):
+    """Somebody sleeps although what it waits for is true, and nobody is left to wake it."""
+
+
+class Livelock(ConcmemError, RuntimeError):
+    """CPUs spin for something that nobody will do, or an execution does not come to its end."""
+
+
+class LockLeaked(LockMisuse):
+    """A body or an interrupt handler ended while it held a lock."""
+
+
+class DataRace(KernelBug):
+    """Two CPUs accessed a watched field, at least one to write, and nothing ordered the accesses."""
+
+
+class ReplayDiverged(ConcmemError, RuntimeError):
+    """The program does not do what it did when the schedule was recorded. The message says where."""
+
+
+class Nondeterminism(ReplayDiverged):
+    """A program did something else when it was run with the same schedule again."""
+
+
+class ScheduleAbandoned(BaseException):
+    """A scheduler has found that other executions cover this one."""
+
+
+class ExecutionAborted(BaseException):
+    """
+    Unwinds what a CPU runs when an execution ends early.
+
+    A ``BaseException``, so that ``except Exception`` in a body does not keep the CPU alive.
+    """
 
 
 class CpuStopped(BaseException):

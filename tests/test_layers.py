@@ -18,7 +18,10 @@ FLOORS = {
     "units": {"errors"},
     "runtime": {"errors", "units"},
     "mm": {"errors", "units", "runtime.api"},
-    "explore": {"errors", "units", "runtime.api"},
+    # Besides the seam, what knows no mode: guards, per-CPU offsets, the lock validator.
+    "explore": {"errors", "units", "runtime.api"}
+    | {"runtime.guarded", "runtime.percpu"}
+    | {"runtime.lockdep", "runtime.lockdep_classes", "runtime.lockdep_where"},
     "user": {"errors", "units", "runtime.api", "mm"},
     "reports": {"errors", "units", "mm.statistics", "mm.migratetype", "mm.slab_flags"}
     | {"mm.statistics_process"},
@@ -34,9 +37,10 @@ EXCEPTIONS = {
     ("mm.statistics", "runtime.lockdep_statistics"),
     ("reports.lock_stat", "runtime.lockstat"),
     ("reports.lockdep", "runtime.lockdep_statistics"),
+    ("reports.top", "runtime.lockstat"),
 }
 
-ABOVE = ("cli", "testing", "workloads", "bugs", "traces")
+ABOVE = ("cli", "testing", "workloads", "bugs", "traces", "sct")
 """Packages that nothing below them may know."""
 
 FORBIDDEN_IN_MM = ("threading", "time", "random", "_thread", "multiprocessing", "asyncio")

@@ -11,6 +11,7 @@ fails there, from 4 MiB on.
 from __future__ import annotations
 
 import sys
+from bisect import bisect_left
 from types import FrameType
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -127,20 +128,34 @@ class Kmalloc:
             for kind in KMALLOC_TYPES
         }
         """By prefix of the name and size class."""
-        self._tables = {kind.gfp: self._table(kind) for kind in KMALLOC_TYPES}
+        self._table = self._make_table()
         self.kmalloc = self._make_kmalloc()
         self.kfree = self.kvfree = self._make_kfree()
 
-    def _table(self, kind: KmallocType) -> list[Alloc]:
-        """The allocation function of each size in words (``kmalloc_size_index``)."""
-        caches = self.caches[kind.prefix]
-        by_words = [min(size for size in KMALLOC_SIZES if size >= n * 8) for n in range(1025)]
-        return [caches[size].alloc for size in by_words]
+    def _make_table(self) -> list[Alloc]:
+        """
+        The allocation function of each size in words (``kmalloc_size_index``), of the usual caches.
+
+        At first one that makes the cache ready and takes its own place.
+        """
+        table: list[Alloc] = []
+
+        def first_of(cache: KmemCache, words: range) -> Alloc:
+            def alloc(gfp: int = GFP_KERNEL, node: int | None = None) -> int | None:
+                table[words.start : words.stop] = [cache.alloc] * len(words)
+                return cache.alloc(gfp, node)
+
+            return alloc
+
+        for size, cache in self.caches[KMALLOC_TYPES[0].prefix].items():
+            words = range(len(table), size // 8 + 1)
+            table += [first_of(cache, words)] * len(words)
+        return table
 
     # -- allocate
 
     def _make_kmalloc(self) -> KmallocFunction:
-        table = self._tables[0]
+        table = self._table
         general = self._kmalloc_general
 
         def kmalloc(size: int, gfp: int = GFP_KERNEL, node: int | None = None) -> int | None:
@@ -174,7 +189,7 @@ class Kmalloc:
         if size == 0:
             return ZERO_SIZE_PTR
         if size <= KMALLOC_MAX_CACHE_SIZE:
-            return self._table_for(gfp)[size + 7 >> 3](gfp & ~_OTHER_TYPES, node)
+            return self._cache_for(size, gfp).alloc(gfp & ~_OTHER_TYPES, node)
         if size >= KMALLOC_VMALLOC_SIZE:
             if not gfp & gfp_flags.DIRECT_RECLAIM:
                 return None  # vmalloc sleeps
@@ -182,12 +197,10 @@ class Kmalloc:
             return self._vmalloc.vmalloc_node_range(size, gfp, node, _caller())
         return self._kmalloc_large(size, gfp, node)
 
-    def _table_for(self, gfp: int) -> list[Alloc]:
-        """The set that *gfp* asks for (``kmalloc_type``)."""
-        for kind in KMALLOC_TYPES[1:]:
-            if gfp & kind.gfp:
-                return self._tables[kind.gfp]
-        return self._tables[0]
+    def _cache_for(self, size: int, gfp: int) -> KmemCache:
+        """The cache for *size* bytes of the set that *gfp* asks for (``kmalloc_slab``)."""
+        kinds = [kind for kind in KMALLOC_TYPES[1:] if gfp & kind.gfp] or KMALLOC_TYPES
+        return self.caches[kinds[0].prefix][KMALLOC_SIZES[bisect_left(KMALLOC_SIZES, size)]]
 
     def _kmalloc_large(self, size: int, gfp: int, node: int | None) -> int | None:
         """Whole pages (``___kmalloc_large_node``)."""

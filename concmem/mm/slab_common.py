@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from concmem.errors import BadArgument, BadArgumentType, CacheBusy
+from concmem.errors import BadArgument, BadArgumentType, CacheBusy, MachineClosed
 from concmem.mm.kmem_cache import FreelistOptions, KmemCache
 from concmem.mm.kmem_cache_cpu import KmemCacheCpu
 from concmem.mm.kmem_cache_node import KmemCacheNode
@@ -134,6 +134,8 @@ class SlabCommon:
             BadArgument: something cannot be, or the name is taken.
         """
         self._check(name, size, align, flags, ctor)
+        if not self._slub.memory.size:
+            raise MachineClosed(f"kmem_cache_create: {name}: the machine has been shut down")
         with self._slab_mutex:
             if name in self._names:
                 raise BadArgument(f"name: a cache {name!r} exists already")
@@ -204,14 +206,21 @@ class SlabCommon:
         geometry = calculate_geometry(size, align, flags, ctor is not None, rt.nr_cpus)
         if geometry is None:
             raise BadArgument(f"size: {size} with align {align} is more than the largest block")
-        cache_class, cpu_class, node_class = self._classes
-        node = [rt.watch(node_class(rt, number)) for number in range(self._nr_nodes)]
-        s = cache_class(self, rt, name, size, geometry, flags, ctor, usersize, node, self._freelist)
+        return self._classes[0](self, rt, name, size, geometry, flags, ctor, usersize)
+
+    def make_parts(self, s: KmemCache) -> dict[str, Any]:
+        """What *s* is used with (`PARTS`). Takes no lock: it may be needed anywhere."""
+        rt = self._rt
+        _, cpu_class, node_class = self._classes
         fp_offset = s.offset // WORD
-        s.cpu_slab = rt.percpu(lambda: rt.watch(cpu_class(rt, fp_offset)), f"{name} cpu_slab")
-        s.alloc = make_alloc(s, self._slub)
-        s.free = make_free(s, self._slub)
-        return s
+        cpu_slab = rt.percpu(lambda: rt.watch(cpu_class(rt, fp_offset)), f"{s.name} cpu_slab")
+        return {
+            "node": [rt.watch(node_class(rt, number)) for number in range(self._nr_nodes)],
+            "cpu_slab": cpu_slab,
+            "alloc": make_alloc(s, self._slub, cpu_slab.offset),
+            "free": make_free(s, self._slub, cpu_slab.offset),
+            **s.make_random(rt.rng(f"kmem_cache {s.birth_name}"), self._freelist),
+        }
 
     # -- shrink
 

@@ -7,6 +7,7 @@ Follows ``calculate_sizes``, ``calculate_order`` and ``set_cpu_partial`` of ``mm
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from concmem.mm.slab_flags import SLAB_HWCACHE_ALIGN, SLAB_TYPESAFE_BY_RCU
@@ -103,6 +104,7 @@ def calculate_cpu_partial(size: int) -> int:
     return 52 if size >= 256 else 120
 
 
+@lru_cache(maxsize=1024)  # a machine makes 52 caches when it boots, always the same
 def calculate_geometry(
     object_size: int, align: int, flags: int, has_ctor: bool, nr_cpus: int
 ) -> Geometry | None:

@@ -51,7 +51,7 @@ from concmem.runtime.lockdep_classes import (
 )
 from concmem.runtime.lockdep_report import Wanted
 from concmem.runtime.lockdep_statistics import LockdepStatistics, LockEdge, statistics
-from concmem.runtime.lockdep_where import Site, Trace, describe, trace
+from concmem.runtime.lockdep_where import Place, Trace, trace
 
 KINDS: Final = ("spinlock", "mutex", "rwsem")
 
@@ -105,7 +105,7 @@ class Lockdep:
         cls: LockClass,
         lock_id: int,
         how: int,
-        where: Site | str | None = None,
+        where: Place | None = None,
     ) -> None:
         """
         A lock is going to be waited for; or a ``trylock`` has got it.
@@ -121,7 +121,7 @@ class Lockdep:
         node = held[-1][1].next.get(key)
         if node is None:
             calls = trace()
-            at = calls[0] if where is None else describe(where)
+            at = calls[0] if where is None else where
             node = self._validate(context, context.locks(), Wanted(cls, lock_id, key, at), calls)
         held.append((lock_id, node, where))
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from concmem.runtime.lockdep_where import Site, Trace, describe
+from concmem.runtime.lockdep_where import Place, Trace
 
 IN_HARDIRQ: Final = 1
 IN_HARDIRQ_READ: Final = 2
@@ -95,7 +95,7 @@ class Edge(NamedTuple):
 
     before: LockClass
     after: LockClass
-    held_at: str
+    held_at: Place
     """Where the one held had been taken."""
     trace: Trace
     """Where the other was taken."""
@@ -167,7 +167,7 @@ class Held(NamedTuple):
     lock_id: int
     chain: Chain
     """All that is held, up to this one."""
-    where: Site | str | None = None
+    where: Place | None = None
 
     @property
     def cls(self) -> LockClass:
@@ -175,9 +175,9 @@ class Held(NamedTuple):
         return self.chain.cls
 
     @property
-    def at(self) -> str:
+    def at(self) -> Place:
         """Where it was taken."""
-        return self.chain.trace[0] if self.where is None else describe(self.where)
+        return self.chain.trace[0] if self.where is None else self.where
 
 
 class LockdepContext:
@@ -188,7 +188,7 @@ class LockdepContext:
     def __init__(self, name: str, number: int, nothing: Chain) -> None:
         self.name = name
         self.number = number
-        self.held: list[tuple[int, Chain, Site | str | None]] = [(0, nothing, None)]
+        self.held: list[tuple[int, Chain, Place | None]] = [(0, nothing, None)]
         """As `Held`, innermost last; plain tuples are made in half the time. Item 0 is no lock."""
 
     def locks(self) -> list[Held]:

@@ -23,6 +23,7 @@ from concmem.runtime.lockdep_classes import (
     LockClass,
     LockdepContext,
 )
+from concmem.runtime.lockdep_where import Place, Trace, describe
 from concmem.units import KERNEL_VERSION
 
 _WIDTHS: Final = {
@@ -47,7 +48,7 @@ class Wanted(NamedTuple):
     cls: LockClass
     lock_id: int
     key: int
-    at: str
+    at: Place
 
 
 def circular(
@@ -240,11 +241,11 @@ def wait_context(context: LockdepContext, new: Wanted) -> LockdepError:
     return _error("wait context", title, f"{new.cls.name} in {inside}", lines, f"[ BUG: {title} ]")
 
 
-def bad_unlock(context: LockdepContext, name: str, at: str) -> LockdepError:
+def bad_unlock(context: LockdepContext, name: str, at: Place) -> LockdepError:
     """A lock is released by somebody who does not hold it."""
     lines = [
         f"{context} is trying to release lock ({name}) at:",
-        at,
+        describe(at),
         "but there are no more locks to release!",
         "",
         "other info that might help us debug this:",
@@ -276,6 +277,7 @@ def _error(
     ]
     error = LockdepError("\n".join(report))
     error.rule = rule
+    error.failure_place = ", ".join(sorted(set(what.split(" -> "))))
     return error
 
 
@@ -284,8 +286,8 @@ def _class(cls: LockClass) -> str:
     return f"{cls.name}){{{cls.usage_characters}}}-{{{wait}:{wait}}}"
 
 
-def _lock(cls: LockClass, lock_id: int, at: str) -> str:
-    return f"{lock_id:016x} ({_class(cls)}, at: {at}"
+def _lock(cls: LockClass, lock_id: int, at: Place) -> str:
+    return f"{lock_id:016x} ({_class(cls)}, at: {describe(at)}"
 
 
 def _held(held: Held) -> str:
@@ -317,14 +319,14 @@ def _irq_sort(bit: int) -> str:
     return f"HARDIRQ-irq-{'safe' if bit in SAFE else 'unsafe'}"
 
 
-def _indented(trace: Iterable[str], by: int) -> list[str]:
-    return [f"{' ' * by}{call}" for call in trace]
+def _indented(trace: Trace, by: int) -> list[str]:
+    return [f"{' ' * by}{describe(call)}" for call in trace]
 
 
 def _seen(edge: Edge) -> list[str]:
     """Where the second lock was taken; and who held the first, from where on."""
-    holding = f"({edge.before.name} held since {edge.held_at}, by {edge.context})"
-    return _indented([*edge.trace, holding], 7)
+    holding = f"({edge.before.name} held since {describe(edge.held_at)}, by {edge.context})"
+    return _indented((*edge.trace, holding), 7)
 
 
 def _names(way: list[Edge]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from concmem.runtime.lockdep_classes import Chain, LockClass, backwards, forwards
+from concmem.runtime.lockdep_where import describe
 
 
 class LockClassOrder(NamedTuple):
@@ -75,7 +76,9 @@ def statistics(classes: Iterable[LockClass], chains: Iterable[Chain]) -> Lockdep
             )
         )
         edges += [
-            LockEdge(cls.name, after.name, edge.held_at, edge.trace[0], edge.context)
+            LockEdge(
+                cls.name, after.name, describe(edge.held_at), describe(edge.trace[0]), edge.context
+            )
             for after, edge in cls.after.items()
         ]
     seen = {

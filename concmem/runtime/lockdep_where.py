@@ -17,8 +17,11 @@ _MACHINERY: Final = (f"{_PACKAGE}/runtime/", f"{_PACKAGE}/explore/")
 Site = tuple[CodeType, int]
 """A place: code and instruction."""
 
-Trace = tuple[str, ...]
-"""Calls as ``function (file:line)``, innermost first."""
+Place = Site | str
+"""A place, or words for one."""
+
+Trace = tuple[Place, ...]
+"""Calls, innermost first."""
 
 
 def here() -> Site:
@@ -31,26 +34,22 @@ def here() -> Site:
 
 def trace() -> Trace:
     """The innermost calls outside the runtime."""
-    calls: list[str] = []
+    calls: list[Place] = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and len(calls) < TRACE_DEPTH:
         if not frame.f_code.co_filename.startswith(_MACHINERY):
-            calls.append(_describe(frame.f_code, frame.f_lineno))
+            calls.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return tuple(calls) or ("?",)
 
 
-def describe(site: Site | str) -> str:
+def describe(site: Place) -> str:
     """``function (file:line)``; files of the package as below it."""
     if isinstance(site, str):
         return site
     code, instruction = site
     lines = (line for first, end, line in code.co_lines() if first <= instruction < end)
-    return _describe(code, next(lines, None))
-
-
-def _describe(code: CodeType, line: int | None) -> str:
     file = code.co_filename
     if file.startswith(_PACKAGE):
         file = f"concmem{file[len(_PACKAGE) :]}"
-    return f"{code.co_qualname} ({file}:{line})"
+    return f"{code.co_qualname} ({file}:{next(lines, None)})"

@@ -1,222 +1,188 @@
-"""Recording: in the right order, on real CPUs, whatever the calls do."""
+"""Linearizability: the search agrees with trying all orders, and explains what it finds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from itertools import permutations
+from random import Random
 from typing import Any
 
 import pytest
 
-from concmem.errors import BadArgument, NotLinearizable
-from concmem.explore import models
-from concmem.explore.history import (
-    PENDING,
-    Call,
-    History,
-    Raised,
-    check_linearizable,
-    linearizable,
-)
-from concmem.runtime.free import FreeRuntime
-from concmem.runtime.jitter import JitterRuntime
-
-pytestmark = pytest.mark.timeout(60)
+from concmem import explore
+from concmem.explore import ControlledRuntime, History, Program, check_linearizable, linearizable
+from concmem.explore.history import PENDING, Call
 
 
-class OneCpu:
-    """All that a history needs."""
+class Register:
+    """A register, one operation after the other."""
 
-    cpu = 0
+    def __init__(self) -> None:
+        self.value = 0
 
-    def smp_processor_id(self) -> int:
-        return self.cpu
+    def read(self) -> int:
+        return self.value
 
+    def write(self, value: int) -> None:
+        self.value = value
 
-@pytest.fixture
-def rt() -> Iterator[JitterRuntime]:
-    runtime = JitterRuntime(3, seed=1)
-    yield runtime
-    runtime.shutdown()
-
-
-def test_calls_and_returns() -> None:
-    """Each call with its arguments, its CPU, and where in the history it began and ended."""
-    rt = OneCpu()
-    h = History(rt)
-    first = h.call("push", 1)
-    rt.cpu = 1
-    second = h.call("push", 2, front=True)
-    h.returns(second, "ok")
-    h.returns(first)
-    third = h.call("pop")
-    assert h.calls() == [
-        Call(0, "push", (1,), None, 0, 3),
-        Call(1, "push", (2,), "ok", 1, 2, kwargs=(("front", True),)),
-        Call(1, "pop", (), PENDING, 4, None),
-    ]
-    with pytest.raises(BadArgument, match=r"^token: push has returned 'ok' already"):
-        h.returns(second, "again")
-    h.returns(third, PENDING)
-    assert str(h) == (
-        "  cpu0     cpu1\n"
-        "  push(1)\n"
-        "  |        push(2, front=True) -> 'ok'\n"
-        "  -> None\n"
-        "           pop() -> ?"
-    )
+    def cas(self, old: int, new: int) -> bool:
+        if self.value != old:
+            return False
+        self.value = new
+        return True
 
 
-def test_run() -> None:
-    """The result is passed on, and so is what is raised."""
-    h = History(OneCpu())
-    assert h.run("divide", lambda a, b: a // b, 7, b=2) == 3
-    with pytest.raises(ZeroDivisionError):
-        h.run("divide", lambda a, b: a // b, 7, 0)
-    results = [call.result for call in h.calls()]
-    assert results == [3, Raised(ZeroDivisionError)]
-    assert results[1] != Raised(ValueError)
-    assert repr(results[1]) == "ZeroDivisionError"
+class Stack:
+    """A stack; popping nothing raises."""
+
+    def __init__(self) -> None:
+        self.items: list[int] = []
+
+    def push(self, item: int) -> None:
+        self.items.append(item)
+
+    def pop(self) -> int:
+        return self.items.pop()
 
 
-def test_an_end_from_outside_leaves_the_call_pending() -> None:
-    """What is no Exception says nothing of what the call has done."""
-    h = History(OneCpu())
-
-    def aborted() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        h.run("push", aborted)
-    assert [call.end for call in h.calls()] == [None]
-
-
-def test_a_decorated_function() -> None:
-    """It is recorded under its name, which it keeps."""
-    h = History(OneCpu())
-
-    @h.record
-    def push(value: int) -> int:
-        """Documented."""
-        return value + 1
-
-    assert push(1) == 2
-    assert push.__doc__ == "Documented."
-    assert h.calls() == [Call(0, "push", (1,), 2, 0, 1)]
+def brute_force(calls: list[Call]) -> bool:
+    """All orders, of all subsets of the pending operations."""
+    sure = [call for call in calls if call.result is not PENDING]
+    pending = [call for call in calls if call.result is PENDING]
+    for mask in range(1 << len(pending)):
+        chosen = sure + [call for i, call in enumerate(pending) if mask >> i & 1]
+        for order in permutations(chosen):
+            if all(a.called < b.returned for i, a in enumerate(order) for b in order[i + 1 :]):
+                model = Register()
+                if all(
+                    getattr(model, call.name)(*call.args) == call.result or call.result is PENDING
+                    for call in order
+                ):
+                    return True
+    return False
 
 
-def test_a_wrapped_object() -> None:
-    """Public methods are recorded, attributes and the rest are passed on."""
-    h = History(OneCpu())
-    stack = h.wrap(models.Stack(5))
-    stack.push(6)
-    assert stack.values == (5, 6)
-    assert stack.pop() == 6
-    assert [str(call) for call in h.calls()] == ["push(6) -> None", "pop() -> 6"]
-    assert linearizable(h, lambda: models.Stack(5))
-    with pytest.raises(AttributeError):
-        stack.shove()  # type: ignore[attr-defined]
+def random_history(rng: Random) -> list[Call]:
+    """Up to 5 overlapping operations with results that may or may not fit."""
+    n = rng.randint(1, 5)
+    times = rng.sample(range(100), 2 * n)
+    calls = []
+    for i in range(n):
+        begin, end = sorted(times[2 * i : 2 * i + 2])
+        name = rng.choice(["read", "write", "cas"])
+        args: dict[str, tuple[int, ...]] = {
+            "read": (),
+            "write": (rng.randint(0, 2),),
+            "cas": (rng.randint(0, 2), rng.randint(0, 2)),
+        }
+        result: Any = {"read": rng.randint(0, 2), "write": None, "cas": rng.random() < 0.5}[name]
+        if rng.random() < 0.1:
+            result, end = PENDING, 1000 + i
+        calls.append(Call(i, name, args[name], result, begin, end))
+    return sorted(calls, key=lambda call: call.called)
 
 
-def test_several_objects_are_judged_alone() -> None:
-    """Two objects with names, one history: each has a state of its own."""
-    h = History(OneCpu())
-    one, two = h.wrap(models.Stack(), "one"), h.wrap(models.Stack(), "two")
-    one.push(1)
-    two.push(2)
-    assert one.pop() == 1
-    assert [call.invocation() for call in h.calls()] == ["one.push(1)", "two.push(2)", "one.pop()"]
-    result = linearizable(h, models.Stack)
-    assert result
-    assert result.order == h.calls()
-    broken = [call._replace(obj=None) for call in h.calls()]
-    assert not linearizable(broken, models.Stack)
+def test_agrees_with_all_orders() -> None:
+    """On 3,000 random histories, of which many are linearizable and many are not."""
+    rng = Random(0)
+    verdicts = []
+    for _ in range(3000):
+        calls = random_history(rng)
+        expected = brute_force(calls)
+        assert bool(linearizable(calls, Register)) == expected, calls
+        verdicts.append(expected)
+    assert 500 < sum(verdicts) < 2500
 
 
-def test_threads_that_are_no_cpu() -> None:
-    """What the test itself does before and after counts too."""
-    rt = FreeRuntime(1)
-    try:
-        h = History(rt)
-        stack = h.wrap(models.Stack())
-        stack.push(1)
-        rt.run([stack.pop])
-        assert [call.cpu for call in h.calls()] == [-1, 0]
-    finally:
-        rt.shutdown()
+def test_partitions_agree() -> None:
+    """Operations on two registers, checked apart and together."""
 
+    class Two:
+        def __init__(self) -> None:
+            self.registers = {0: Register(), 1: Register()}
 
-class BrokenStack:
-    """Two words that belong together, changed without a lock."""
+        def read(self, which: int) -> int:
+            return self.registers[which].value
 
-    def __init__(self, rt: JitterRuntime) -> None:
-        self.values = rt.cell((), "values")
+        def write(self, which: int, value: int) -> None:
+            self.registers[which].value = value
 
-    def push(self, value: int) -> None:
-        self.values.value = (*self.values.value, value)
+        def key(self) -> tuple[int, int]:
+            return self.registers[0].value, self.registers[1].value
 
-    def pop(self) -> Any:
-        values = self.values.value
-        if not values:
-            return None
-        self.values.value = values[:-1]
-        return values[-1]
-
-
-class LockedStack(BrokenStack):
-    """The same with one."""
-
-    def __init__(self, rt: JitterRuntime) -> None:
-        super().__init__(rt)
-        self.lock = rt.spinlock("stack")
-
-    def push(self, value: int) -> None:
-        with self.lock:
-            super().push(value)
-
-    def pop(self) -> Any:
-        with self.lock:
-            return super().pop()
-
-
-def run_stack(rt: JitterRuntime, cls: type[BrokenStack]) -> History:
-    """Each CPU pushes and pops, a few times."""
-    h = History(rt)
-    stack = h.wrap(cls(rt))
-
-    def body() -> None:
-        for turn in range(4):
-            stack.push(10 * rt.smp_processor_id() + turn)
-            stack.pop()
-
-    rt.run([body] * rt.nr_cpus)
-    return h
-
-
-def test_a_stack_with_a_lock(rt: JitterRuntime) -> None:
-    """Real CPUs, real calls that overlap: always in order."""
-    for _ in range(30):
-        h = run_stack(rt, LockedStack)
-        check_linearizable(h, models.Stack)
-        assert len(h.calls()) == 24
-        assert all(call.end is not None and call.start < call.end for call in h.calls())
-        for cpu in range(3):
-            mine = [call for call in h.calls() if call.cpu == cpu]
-            assert [call.op for call in mine] == ["push", "pop"] * 4
-            assert all(a.end < b.start for a, b in pairwise(mine))  # type: ignore[operator]
-
-
-def test_a_stack_without(rt: JitterRuntime) -> None:
-    """
-    A push or a pop gets lost, and the explanation has a column for each CPU.
-
-    Each run of 24 calls hesitates about once at a wrong moment: within 400 runs one is found.
-    """
+    rng, verdicts = Random(1), []
     for _ in range(400):
-        h = run_stack(rt, BrokenStack)
-        if not linearizable(h, models.Stack):
-            break
-    with pytest.raises(NotLinearizable, match="no order of these calls is one of Stack") as caught:
-        check_linearizable(h, models.Stack)
-    header = str(caught.value).split("\n")[2]
-    assert header.split() == ["cpu0", "cpu1", "cpu2"]
+        calls = []
+        for call in random_history(rng):
+            if call.name != "cas":
+                calls.append(call._replace(args=(rng.randrange(2), *call.args)))
+        apart = bool(linearizable(calls, Two, partition=lambda call: call.args[0]))
+        assert apart == bool(linearizable(calls, Two))
+        verdicts.append(apart)
+    assert {True, False} == set(verdicts)
+
+
+def test_a_long_history() -> None:
+    """500 operations on 50 registers end."""
+    rng, calls, now = Random(2), [], 0
+    state = dict.fromkeys(range(50), 0)
+    for i in range(500):
+        which = rng.randrange(50)
+        state[which] = i
+        calls.append(Call(0, "write", (i,), None, now, now + 1))
+        calls[-1] = calls[-1]._replace(cpu=which)
+        now += 2
+    assert linearizable(calls, Register, partition=lambda call: call.cpu)
+
+
+def stack_program(rt: ControlledRuntime, correct: bool) -> Program:
+    """Two CPUs push and pop a stack whose pop reads the top, and then removes whatever is there."""
+    lock = rt.spinlock("lock")
+    top = rt.cell((), "top")
+    history = History(rt)
+
+    def push(item: int) -> None:
+        with lock:
+            top.value = (*top.value, item)
+
+    def pop() -> int:
+        with lock:
+            items: Any = top.value
+            if correct:
+                top.value = items[:-1]
+        if not correct:
+            top.value = items[:-1]
+        found: int = items[-1]
+        return found
+
+    def body(number: int) -> None:
+        history.run("push", push, number)
+        try:
+            history.run("pop", pop)
+        except IndexError:
+            pass
+
+    return Program([lambda: body(1), lambda: body(2)], lambda: check_linearizable(history, Stack))
+
+
+def test_a_stack_under_every_schedule() -> None:
+    """A pop that removes outside of its lock is found, and explained; with the lock it passes."""
+    outcome = explore.check(lambda rt: stack_program(rt, False), "dpor")
+    assert outcome.failure is not None
+    assert outcome.failure.kind == "not-linearizable"
+    assert "none of these could come next" in str(outcome.failure.error)
+    assert explore.check(lambda rt: stack_program(rt, True), "dpor").exhausted
+
+
+def test_wrap_records_every_call() -> None:
+    """A wrapped object is what it was, and its calls are in the history, exceptions included."""
+    history = History()
+    stack = history.wrap(Stack())
+    stack.push(3)
+    assert stack.pop() == 3
+    with pytest.raises(IndexError):
+        stack.pop()
+    names = [(call.name, call.args) for call in history.operations()]
+    assert names == [("push", (3,)), ("pop", ()), ("pop", ())]
+    assert isinstance(history.operations()[2].result, IndexError)
+    check_linearizable(history, Stack)
