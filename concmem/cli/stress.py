@@ -97,7 +97,11 @@ def run(args: argparse.Namespace) -> int:
 
     if args.list:
         return _list()
-    options = {**run_options(args), "verify_every": args.verify_every}
+    options = {
+        **run_options(args),
+        "verify_every": args.verify_every,
+        "lockdep": args.lockdep,
+    }
     scenario = load_scenario(args.scenario).changed(**options)
     json = JsonTarget(args.json) if args.json is not None else None
     html = html_target(args.html)
