@@ -21,7 +21,7 @@ FLOORS = {
     # Besides the seam, what knows no mode: guards, per-CPU offsets, the lock validator.
     "explore": {"errors", "units", "runtime.api"}
     | {"runtime.guarded", "runtime.percpu"}
-    | {"runtime.lockdep", "runtime.lockdep_classes", "runtime.lockdep_where"},
+    | {"runtime.lockdep", "runtime.lockdep_classes"},
     "user": {"errors", "units", "runtime.api", "mm"},
     "reports": {"errors", "units", "mm.statistics", "mm.migratetype", "mm.slab_flags"}
     | {"mm.statistics_process"},

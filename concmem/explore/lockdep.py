@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from concmem.errors import LockdepError
 from concmem.runtime.lockdep import Lockdep
 from concmem.runtime.lockdep_classes import IRQ, IRQS_ON, LockClass, LockdepContext
-from concmem.runtime.lockdep_where import here
 
 if TYPE_CHECKING:
     from concmem.explore.task import ControlledCpu, Task
@@ -27,8 +26,7 @@ class Validator:
         self.error: LockdepError | None = None
         """The first report."""
         self._contexts: dict[ControlledCpu, LockdepContext] = {}
-        self._classes: dict[tuple[Any, int], tuple[LockClass, int]] = {}
-        self._numbers: dict[Any, int] = {}
+        self._locks: dict[Any, tuple[LockClass, int]] = {}
         """Locks have numbers, not addresses, so that a report is the same at each replay."""
 
     def taken(self, me: Task, lock: Any, how: int = 0) -> None:
@@ -37,24 +35,27 @@ class Validator:
             return
         cpu = me.cpu
         how |= IRQ if cpu.in_interrupt else IRQS_ON if cpu.irqs_enabled else 0
-        cls, number = self._known(lock, me.subclass)
+        cls, number = self._locks.get(lock) or self._number(lock)
+        if me.subclass:
+            cls = self.dep.lock_class(lock.name, lock.lockdep_kind, me.subclass)
         try:
-            self.dep.acquire(self._context(cpu), cls, number, how, here())
+            # Without a place: where such a lock was first taken so is good enough, and costs nothing.
+            self.dep.acquire(self._contexts.get(cpu) or self._context(cpu), cls, number, how)
         except LockdepError as error:
             self._stop(error)
 
     def given_up(self, me: Task, lock: Any) -> None:
         """*me* gives up *lock*, which it holds."""
         if self.on:
-            cls, number = self._known(lock, 0)
-            self.dep.release(self._context(me.cpu), cls, number)
+            cls, number = self._locks[lock]
+            self.dep.release(self._contexts[me.cpu], cls, number)
 
     def irqs_on(self, cpu: ControlledCpu) -> None:
         """Interrupts are enabled on *cpu*."""
         if not self.on:
             return
         try:
-            self.dep.hardirqs_on(self._context(cpu))
+            self.dep.hardirqs_on(self._contexts.get(cpu) or self._context(cpu))
         except LockdepError as error:
             self._stop(error)
 
@@ -63,17 +64,12 @@ class Validator:
         self.error = error.with_traceback(None)
 
     def _context(self, cpu: ControlledCpu) -> LockdepContext:
-        context = self._contexts.get(cpu)
-        if context is None:
-            context = self._contexts[cpu] = self.dep.context(cpu.name, cpu.number)
+        context = self._contexts[cpu] = self.dep.context(cpu.name, cpu.number)
         return context
 
-    def _known(self, lock: Any, subclass: int) -> tuple[LockClass, int]:
-        known = self._classes.get((lock, subclass))
-        if known is None:
-            cls = self.dep.lock_class(lock.name, lock.lockdep_kind, subclass)
-            number = self._numbers.setdefault(lock, len(self._numbers))
-            known = self._classes[lock, subclass] = cls, number
+    def _number(self, lock: Any) -> tuple[LockClass, int]:
+        cls = self.dep.lock_class(lock.name, lock.lockdep_kind)
+        known = self._locks[lock] = cls, len(self._locks)
         return known
 
 

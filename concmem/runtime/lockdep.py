@@ -75,6 +75,8 @@ class Lockdep:
         # _lock: _classes, _chains, and all that hangs from them, but for lookups in Chain.next
         self._classes: dict[tuple[str, str, int], LockClass] = {}
         self._chains: list[Chain] = []
+        self._usage = 0
+        """Usage bits that some class has: without a conflicting one, no way is looked for."""
         self._nothing = Chain(None, LockClass(-1, "nothing", "spinlock", 0), 0, ())
 
     def context(self, name: str, number: int = 0) -> LockdepContext:
@@ -193,20 +195,21 @@ class Lockdep:
         if new.cls.sleeps and (new.key & IRQ or not all(each.cls.sleeps for each in held)):
             raise report.wait_context(context, new)
 
-    @staticmethod
-    def _mark(context: LockdepContext, new: Wanted, bit: int, calls: Trace) -> None:
+    def _mark(self, context: LockdepContext, new: Wanted, bit: int, calls: Trace) -> None:
         """A class gets a usage bit, unless one of its own or one along the graph forbids that."""
         cls = new.cls
         if bit in cls.usage:
             return
-        bad = cls.conflict(CONFLICTS[bit])
-        if bad:
-            raise report.inconsistent(context, new, bad, bit)
-        for other, way in forwards(cls) if bit in SAFE else backwards(cls):
-            bad = other.conflict(CONFLICTS[bit])
+        if self._usage & CONFLICTS[bit]:
+            bad = cls.conflict(CONFLICTS[bit])
             if bad:
-                raise report.inversion(context, new, bit, other, bad, way)
+                raise report.inconsistent(context, new, bad, bit)
+            for other, way in forwards(cls) if bit in SAFE else backwards(cls):
+                bad = other.conflict(CONFLICTS[bit])
+                if bad:
+                    raise report.inversion(context, new, bit, other, bad, way)
         cls.usage[bit] = calls
+        self._usage |= bit
 
     def _add_edges(
         self, context: LockdepContext, held: Sequence[Held], new: Wanted, calls: Trace
@@ -226,11 +229,13 @@ class Lockdep:
             if not each.chain.trylock:
                 return
 
-    @staticmethod
-    def _check_edge(context: LockdepContext, held: Held, new: Wanted, edge: Edge) -> None:
-        for cls, way in forwards(edge.after):
-            if cls is edge.before:
-                raise report.circular(context, held, new, edge, way)
+    def _check_edge(self, context: LockdepContext, held: Held, new: Wanted, edge: Edge) -> None:
+        if edge.after.after and edge.before.before:
+            for cls, way in forwards(edge.after):
+                if cls is edge.before:
+                    raise report.circular(context, held, new, edge, way)
+        if not any(self._usage & bit and self._usage & CONFLICTS[bit] for bit in SAFE):
+            return
         for safe, before in backwards(edge.before):
             for bit in filter(safe.usage.__contains__, SAFE):
                 for unsafe, after in forwards(edge.after):

@@ -28,10 +28,10 @@ USAGE_NAMES: Final = {
 """A class used in an interrupt handler is *safe*; one held with interrupts enabled is *unsafe*."""
 
 CONFLICTS: Final = {
-    IN_HARDIRQ: (ENABLED_HARDIRQ, ENABLED_HARDIRQ_READ),
-    IN_HARDIRQ_READ: (ENABLED_HARDIRQ,),
-    ENABLED_HARDIRQ: (IN_HARDIRQ, IN_HARDIRQ_READ),
-    ENABLED_HARDIRQ_READ: (IN_HARDIRQ,),
+    IN_HARDIRQ: ENABLED_HARDIRQ | ENABLED_HARDIRQ_READ,
+    IN_HARDIRQ_READ: ENABLED_HARDIRQ,
+    ENABLED_HARDIRQ: IN_HARDIRQ | IN_HARDIRQ_READ,
+    ENABLED_HARDIRQ_READ: IN_HARDIRQ,
 }
 """What must not come together in one class, or along a path from safe to unsafe. Readers share."""
 
@@ -82,9 +82,12 @@ class LockClass:
             return "?" if used_in in self.usage else "+"
         return "-" if used_in in self.usage else "."
 
-    def conflict(self, bits: tuple[int, ...]) -> int:
+    def conflict(self, bits: int) -> int:
         """The first of *bits* that this class has, or 0."""
-        return next((bit for bit in bits if bit in self.usage), 0)
+        for bit in self.usage:
+            if bit & bits:
+                return bit
+        return 0
 
     def __repr__(self) -> str:
         return f"<LockClass {self.name} {self.usage_characters}>"
