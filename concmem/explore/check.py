@@ -248,10 +248,15 @@ def replay(
     early_timeouts: int = 0,
     spurious_wakeups: int = 0,
     detectors: frozenset[str] | set[str] = DETECTORS,
+    strict: bool = True,
     pin: bool = True,
 ) -> Outcome:
     """
     Run *program* once under *schedule*; the other arguments as they were for :func:`check`.
+
+    Args:
+        strict: where the program does not offer what the schedule asks for, raise; otherwise take the
+            default. Not strict is for a program that was mended since.
 
     Raises:
         ReplayDiverged: the program does not do what it did when the schedule was recorded.
@@ -262,7 +267,7 @@ def replay(
     outcome = Outcome("replay", 0, executions=1, ended_by="executions")
     start = perf_counter()
     with runner.session():
-        outcome.failure = _replay(runner, wanted)
+        outcome.failure = _replay(runner, wanted, strict)
     outcome.seconds = perf_counter() - start
     if outcome.failure is not None:
         outcome.failure.executions = 1
@@ -270,8 +275,8 @@ def replay(
     return outcome
 
 
-def _replay(runner: Runner, schedule: Schedule) -> Failure | None:
-    scheduler = Replay(schedule)
+def _replay(runner: Runner, schedule: Schedule, strict: bool = True) -> Failure | None:
+    scheduler = Replay(schedule, strict)
     execution = runner.run_once(scheduler, schedule.dropped, traced=True)
     assert execution is not None
     failure = failure_from(execution, schedule.dropped)
