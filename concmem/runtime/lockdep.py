@@ -49,8 +49,8 @@ from concmem.runtime.lockdep_classes import (
     backwards,
     forwards,
 )
-from concmem.runtime.lockdep_report import Wanted
 from concmem.runtime.lockdep_statistics import LockdepStatistics, LockEdge, statistics
+from concmem.runtime.lockdep_text import Wanted
 from concmem.runtime.lockdep_where import Place, Trace, trace
 
 KINDS: Final = ("spinlock", "mutex", "rwsem")
