@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 
 
 class Validator:
-    """Of one execution."""
+    """
+    Of one execution.
 
-    def __init__(self) -> None:
-        self.dep = Lockdep()
+    Args:
+        dep: what remembers orders; by default those of this execution only.
+    """
+
+    def __init__(self, dep: Lockdep | None = None) -> None:
+        self.dep = Lockdep() if dep is None else dep
         self.on = True
         self.error: LockdepError | None = None
         """The first report."""

@@ -26,8 +26,10 @@ from concmem.explore.program import Program, runnable
 from concmem.explore.races import find_races
 from concmem.explore.schedule import Dropped, Schedule
 from concmem.explore.scheduler import Scheduler
+from concmem.explore.schedulers.replay import Replay
 from concmem.explore.stuck import Finding
 from concmem.explore.trace import TracedExecution
+from concmem.runtime.lockdep import Lockdep
 
 MakeProgram: TypeAlias = Callable[[ControlledRuntime], Program]
 
@@ -81,6 +83,8 @@ class Runner:
         self.crew = Crew(pin)
         self._program: Program | None = None
         self._interrupted = False
+        self._orders: Lockdep | None = Lockdep()
+        """Orders of locks that were seen, as long as no rule is broken."""
 
     @contextmanager
     def session(self) -> Iterator[Runner]:
@@ -143,7 +147,7 @@ class Runner:
             spurious_wakeups=limits.spurious_wakeups,
         )
         if "lockdep" in limits.detectors:
-            execution.lockdep = Validator()
+            execution.lockdep = Validator(None if traced else self._orders)
         rt = ControlledRuntime(
             self.nr_cpus,
             seed=self._seed,
@@ -180,7 +184,25 @@ class Runner:
             else:
                 rt.shutdown()
         scheduler.end(execution)
+        if self._orders is not None and execution.finding is None and not traced:
+            self._judge_alone(execution, dropped)
         return execution
+
+    def _judge_alone(self, execution: Execution, dropped: Sequence[Dropped]) -> None:
+        """
+        Of a broken rule of lock orders: is it broken in *execution* alone?
+
+        Orders are remembered from one execution to the next, since to learn them afresh in each takes as long
+        as the rest of a small program. But a failure is one that its schedule shows; so from the first report
+        on, each execution is on its own, and this one is run again.
+        """
+        if execution.lockdep is None or execution.lockdep.error is None:
+            return
+        self._orders = None
+        schedule = Schedule(tuple(execution.deviations), tuple(dropped))
+        again = self.run_once(Replay(schedule, strict=False), dropped)
+        assert again is not None
+        execution.lockdep = again.lockdep
 
     def _build(self, rt: ControlledRuntime, dropped: Sequence[Dropped]) -> Program:
         token = current_crew.set(self.crew)

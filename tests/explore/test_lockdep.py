@@ -260,3 +260,34 @@ def test_the_model_keeps_its_order(name: str) -> None:
     """No part of the memory management code, in a few executions each."""
     outcome = explore.check(PROGRAMS[name], "random", executions=8, cpus=2)
     assert outcome.failure is None, str(outcome.failure)
+
+
+def test_orders_of_different_executions_are_no_failure() -> None:
+    """Each schedule takes the two locks in one order only; who comes first decides which."""
+
+    def program(rt: ControlledRuntime, again: bool = False) -> Program:
+        a, b, first = rt.spinlock("a"), rt.spinlock("b"), rt.cell(-1, "first")
+
+        def take(outer: Any, inner: Any) -> None:
+            with outer, inner:
+                pass
+
+        def body(cpu: int) -> None:
+            if first.value < 0:
+                first.value = cpu
+            if cpu == 0:
+                take(a, b) if first.value == 0 else take(b, a)
+            elif again and first.value == 1:  # besides the other CPU's b, a
+                take(a, b)
+
+        return Program([lambda: body(0), lambda: body(1)])
+
+    outcome = explore.check(program, "dfs")
+    assert outcome.failure is None
+    assert outcome.exhausted
+    outcome = explore.check(lambda rt: program(rt, again=True), "dfs")
+    assert outcome.failure is not None
+    assert outcome.failure.kind == "lockdep"
+    again = explore.replay(lambda rt: program(rt, again=True), outcome.failure.schedule)
+    assert again.failure is not None
+    assert again.failure.identity == outcome.failure.identity
