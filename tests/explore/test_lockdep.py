@@ -266,7 +266,8 @@ def test_orders_of_different_executions_are_no_failure() -> None:
     """Each schedule takes the two locks in one order only; who comes first decides which."""
 
     def program(rt: ControlledRuntime, again: bool = False) -> Program:
-        a, b, first = rt.spinlock("a"), rt.spinlock("b"), rt.cell(-1, "first")
+        a, b = rt.spinlock("a"), rt.spinlock("b")
+        first, done = rt.cell(-1, "first"), rt.cell(False, "done")
 
         def take(outer: Any, inner: Any) -> None:
             with outer, inner:
@@ -277,7 +278,10 @@ def test_orders_of_different_executions_are_no_failure() -> None:
                 first.value = cpu
             if cpu == 0:
                 take(a, b) if first.value == 0 else take(b, a)
-            elif again and first.value == 1:  # besides the other CPU's b, a
+                done.value = True
+            elif again and first.value == 1:
+                while not done.value:  # so that there is no deadlock, only an order that could be one
+                    rt.cpu_relax()
                 take(a, b)
 
         return Program([lambda: body(0), lambda: body(1)])
