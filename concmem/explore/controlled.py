@@ -194,7 +194,8 @@ class ControlledRuntime(api.Runtime):
         if main.kind is None:
             main.kind = op.STARTED
             main.object = cpu
-            ex.start([main])
+            if not cpu.in_interrupt:  # else as soon as that has ended
+                ex.start([main])
             ex.update(main)
         return job
 

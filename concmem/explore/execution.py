@@ -406,7 +406,7 @@ class Execution:
             while True:
                 if self.current is cpu.irq:
                     self._take_interrupt(cpu)
-                else:
+                if cpu.run_queue:  # perhaps since an interrupt that it was in the middle of
                     self._run_bodies(cpu)
                 chosen = self._pick()
                 self._switch_to(chosen)
