@@ -456,9 +456,11 @@ class ControlledRuntime(api.Runtime):
 
     @property
     def jiffies(self) -> int:
+        self.execution.look(op.CLOCK, None)
         return self.execution.jiffies
 
     def clock_ns(self) -> int:
+        self.execution.look(op.CLOCK, None)
         return self.execution.now_ns
 
     def rng(self, stream: object) -> Random:

@@ -162,6 +162,8 @@ class ControlledLock:
             self.give_up(me)
 
     def locked(self) -> bool:
+        if self.owner is not self._ex.current:
+            self._ex.look(op.PEEK, self)
         return self.owner is not None
 
     def holder_to_wait_for(self) -> Task | None:
