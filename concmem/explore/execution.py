@@ -114,8 +114,6 @@ class Execution:
         self.cpus: list[ControlledCpu] = []
         self.finding: Finding | None = None
         """What is wrong, once something is."""
-        self.left_pending: list[op.Operation] = []
-        """What tasks were about to do when an execution was broken off."""
         self.scheduler_error: BaseException | None = None
         """What the scheduler has raised."""
         self.aborting = False
@@ -479,7 +477,6 @@ class Execution:
         """Something is wrong: end the execution. Does not return."""
         if self.finding is None:
             self.finding = Finding(kind, error, task, self.step, subject)
-            self.left_pending = self.pending()
             self._stopped()
         self._choose = _abort
         raise ExecutionAborted
@@ -493,7 +490,6 @@ class Execution:
         """The scheduler raised *error*, which is none of the running body's business."""
         if not isinstance(error, ExecutionAborted) and self.scheduler_error is None:
             self.scheduler_error = error
-            self.left_pending = self.pending()
             self._stopped()
         self._choose = _abort
         raise ExecutionAborted
@@ -511,13 +507,6 @@ class Execution:
             trylock=me.kind is op.TRYLOCK,
             where=f"{me.name}, step {self.step}",
         )
-
-    def pending(self) -> list[op.Operation]:
-        """What every task that has not ended is about to do, or waits to do."""
-        tasks = [task for cpu in self.cpus for task in (cpu.main, cpu.irq)]
-        return [
-            op.Operation(task, task.kind, task.object) for task in tasks if task.kind is not None
-        ]
 
     def cycle(self, me: Task) -> None:
         """*me* has just been blocked: does it wait for itself? Reported while others still run."""
