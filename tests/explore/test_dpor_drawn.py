@@ -16,7 +16,7 @@ from .drawn.spec import Spec
 PROGRAMS = 300
 BATCH = 30
 SIZE = 0.8
-MOST = 300
+MOST = 200
 """Executions of the search of the whole space; larger programs are left out."""
 
 
