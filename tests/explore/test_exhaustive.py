@@ -99,7 +99,7 @@ EXECUTIONS = {
     mempool_two_waiters: 6,
     fast_path_and_interrupt: 11,
     buddies: 2,
-    remote_free: 2,
+    remote_free: 1,
 }
 
 
