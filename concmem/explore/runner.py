@@ -21,13 +21,13 @@ from concmem.explore.controlled import ControlledRuntime, OtherCpus, kind_of
 from concmem.explore.crew import Crew, current_crew
 from concmem.explore.execution import Execution
 from concmem.explore.failure import Failure, failure_of
+from concmem.explore.lockdep import Validator
 from concmem.explore.program import Program, runnable
 from concmem.explore.races import find_races
 from concmem.explore.schedule import Dropped, Schedule
 from concmem.explore.scheduler import Scheduler
 from concmem.explore.stuck import Finding
 from concmem.explore.trace import TracedExecution
-from concmem.runtime.lockdep import Lockdep
 
 MakeProgram: TypeAlias = Callable[[ControlledRuntime], Program]
 
@@ -143,7 +143,7 @@ class Runner:
             spurious_wakeups=limits.spurious_wakeups,
         )
         if "lockdep" in limits.detectors:
-            execution.lockdep = Lockdep()
+            execution.lockdep = Validator()
         rt = ControlledRuntime(
             self.nr_cpus,
             seed=self._seed,
@@ -261,10 +261,9 @@ def failure_from(execution: Execution, dropped: Sequence[Dropped] = ()) -> Failu
     """What *execution* has found, if anything."""
     finding = execution.finding
     if finding is None and execution.lockdep is not None:
-        violation = execution.lockdep.violation
-        if violation is not None:
-            subject = ", ".join(violation.classes)
-            finding = Finding("lockdep", violation.text, None, execution.step, subject)
+        error = execution.lockdep.error
+        if error is not None:
+            finding = Finding("lockdep", error, None, execution.step)
     if finding is None:
         return None
     return failure_of(finding, Schedule(tuple(execution.deviations), tuple(dropped)))
