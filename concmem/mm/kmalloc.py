@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from types import FrameType
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from concmem.errors import BadArgument, BadArgumentType, BadFree, DoubleFree, KernelBug
 from concmem.mm import gfp as gfp_flags
@@ -24,6 +24,7 @@ from concmem.mm.slab_geometry import get_order
 from concmem.units import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
+    from concmem.mm.debug.kasan import Kasan
     from concmem.mm.kmem_cache import KmemCache
     from concmem.mm.memory import Memory
     from concmem.mm.page import Page
@@ -70,6 +71,12 @@ class KmallocFunction(Protocol):
     def __call__(self, size: int, gfp: int = GFP_KERNEL, node: int | None = None) -> int | None: ...
 
 
+class SizedAlloc(Protocol):
+    """How an object is allocated where debugging keeps what was asked for."""
+
+    def __call__(self, gfp: int, node: int | None, size: int, /) -> int | None: ...
+
+
 class KfreeFunction(Protocol):
     """The type of ``machine.kfree``."""
 
@@ -106,8 +113,11 @@ class Kmalloc:
         page_alloc: PageAllocator,
         slab: SlabCommon,
         vmalloc: Vmalloc,
+        kasan: Kasan | None = None,
     ) -> None:
         self._rt = rt
+        self._slab = slab
+        self._kasan = kasan
         self._memory = memory
         self._page_alloc = page_alloc
         self._events = page_alloc.events
@@ -128,14 +138,25 @@ class Kmalloc:
         }
         """By prefix of the name and size class."""
         self._tables = {kind.gfp: self._table(kind) for kind in KMALLOC_TYPES}
-        self.kmalloc = self._make_kmalloc()
+        if any(self._keeps_size(s) for by_size in self.caches.values() for s in by_size.values()):
+            self.kmalloc = self._make_kmalloc_sized()
+        else:
+            self.kmalloc = self._make_kmalloc()
         self.kfree = self.kvfree = self._make_kfree()
 
     def _table(self, kind: KmallocType) -> list[Alloc]:
         """The allocation function of each size in words (``kmalloc_size_index``)."""
         caches = self.caches[kind.prefix]
-        by_words = [min(size for size in KMALLOC_SIZES if size >= n * 8) for n in range(1025)]
-        return [caches[size].alloc for size in by_words]
+        return [caches[size].alloc for size in self._size_classes()]
+
+    @staticmethod
+    def _size_classes() -> list[int]:
+        """The size class of each size in words."""
+        return [min(size for size in KMALLOC_SIZES if size >= n * 8) for n in range(1025)]
+
+    def _keeps_size(self, s: KmemCache) -> bool:
+        """Whether debugging wants to know what was asked for of an object of *s*."""
+        return self._kasan is not None or bool(s.layout and s.layout.orig_size_offset)
 
     # -- allocate
 
@@ -168,13 +189,37 @@ class Kmalloc:
 
         return kmalloc
 
+    def _make_kmalloc_sized(self) -> KmallocFunction:
+        """`kmalloc` of a machine that keeps what was asked for, for all caches or some."""
+        general = self._kmalloc_general
+        sized = {
+            kind.gfp: [self._sized(s) for s in self.caches[kind.prefix].values()]
+            for kind in KMALLOC_TYPES
+        }
+        index = [KMALLOC_SIZES.index(size) for size in self._size_classes()]
+
+        def kmalloc(size: int, gfp: int = GFP_KERNEL, node: int | None = None) -> int | None:
+            """As any machine's ``kmalloc``."""
+            check_gfp(gfp)
+            if size.__class__ is not int or not 0 < size <= KMALLOC_MAX_CACHE_SIZE:
+                return general(size, gfp, node)
+            alloc = sized[self._type_of(gfp)][index[size + 7 >> 3]]
+            return alloc(gfp & ~_OTHER_TYPES, node, size)
+
+        return kmalloc
+
+    def _sized(self, s: KmemCache) -> SizedAlloc:
+        """The allocation function of *s*, with the size that was asked for as its third argument."""
+        alloc: Any = s.alloc
+        return alloc if self._keeps_size(s) else lambda gfp, node, size: alloc(gfp, node)
+
     def _kmalloc_general(self, size: int, gfp: int, node: int | None) -> int | None:
         check_size(size)
         check_gfp(gfp)
         if size == 0:
             return ZERO_SIZE_PTR
         if size <= KMALLOC_MAX_CACHE_SIZE:
-            return self._table_for(gfp)[size + 7 >> 3](gfp & ~_OTHER_TYPES, node)
+            return self._tables[self._type_of(gfp)][size + 7 >> 3](gfp & ~_OTHER_TYPES, node)
         if size >= KMALLOC_VMALLOC_SIZE:
             if not gfp & gfp_flags.DIRECT_RECLAIM:
                 return None  # vmalloc sleeps
@@ -182,12 +227,13 @@ class Kmalloc:
             return self._vmalloc.vmalloc_node_range(size, gfp, node, _caller())
         return self._kmalloc_large(size, gfp, node)
 
-    def _table_for(self, gfp: int) -> list[Alloc]:
-        """The set that *gfp* asks for (``kmalloc_type``)."""
+    @staticmethod
+    def _type_of(gfp: int) -> int:
+        """The flag of the set that *gfp* asks for (``kmalloc_type``)."""
         for kind in KMALLOC_TYPES[1:]:
             if gfp & kind.gfp:
-                return self._tables[kind.gfp]
-        return self._tables[0]
+                return kind.gfp
+        return 0
 
     def _kmalloc_large(self, size: int, gfp: int, node: int | None) -> int | None:
         """Whole pages (``___kmalloc_large_node``)."""
@@ -202,6 +248,8 @@ class Kmalloc:
         for number in range(1 << page.order):
             self._slabs[(address >> PAGE_SHIFT) + number] = page
         page.zone.zone_pgdat.account_slab(False, 1 << page.order)
+        if self._kasan is not None:
+            self._kasan.kmalloc_large(address, size, page.order)
         return address
 
     def kzalloc(self, size: int, gfp: int = GFP_KERNEL, node: int | None = None) -> int | None:
@@ -318,7 +366,10 @@ class Kmalloc:
                 return vm.nr_pages * PAGE_SIZE
         elif address in page.owners:
             s = page.slab_cache
-            return PAGE_SIZE << page.order if s is None else s.usable_size()
+            if s is None:
+                return PAGE_SIZE << page.order
+            self._slab.skip_orig_size_check(s, address)
+            return s.usable_size()
         raise BadFree(f"address: {address:#x} is not the start of an allocation")
 
     def krealloc(self, address: int | None, new_size: int, gfp: int = GFP_KERNEL) -> int | None:
@@ -337,6 +388,8 @@ class Kmalloc:
             return ZERO_SIZE_PTR
         old_size = self.ksize(address)
         if old_size >= new_size:
+            if self._kasan is not None:
+                self._kasan.krealloc(address, new_size, old_size)
             return address
         new = self.kmalloc(new_size, gfp)
         if new is not None:

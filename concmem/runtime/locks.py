@@ -362,6 +362,8 @@ class IrqSafeLock(LockBase):
             raise
         self._flags = flags
 
+    __enter__ = acquire
+
     def trylock(self) -> bool:
         flags = self._save()
         if self._inner.trylock():
