@@ -157,6 +157,50 @@ class ScenarioError(BadArgument):
     """A scenario file has an unknown key or a value that cannot be. The message names it."""
 
 
+class Deadlock(ConcmemError, RuntimeError):
+    """Nobody can go on, and somebody has not ended. The message says who waits for what."""
+
+
+class LostWakeup(Deadlock):
+    """Somebody sleeps although what it waits for is true, and nobody is left to wake it."""
+
+
+class Livelock(ConcmemError, RuntimeError):
+    """CPUs spin for something that nobody will do, or an execution does not come to its end."""
+
+
+class LockLeaked(LockMisuse):
+    """A body or an interrupt handler ended while it held a lock."""
+
+
+class LockOrder(LockMisuse):
+    """Locks were taken in orders, or with interrupts in a state, that could deadlock, though it did not."""
+
+
+class DataRace(KernelBug):
+    """Two CPUs accessed a watched field, at least one to write, and nothing ordered the accesses."""
+
+
+class ReplayDiverged(ConcmemError, RuntimeError):
+    """The program does not do what it did when the schedule was recorded. The message says where."""
+
+
+class Nondeterminism(ReplayDiverged):
+    """A program did something else when it was run with the same schedule again."""
+
+
+class ScheduleAbandoned(BaseException):
+    """A scheduler has found that other executions cover this one."""
+
+
+class ExecutionAborted(BaseException):
+    """
+    Unwinds what a CPU runs when an execution ends early.
+
+    A ``BaseException``, so that ``except Exception`` in a body does not keep the CPU alive.
+    """
+
+
 class CpuStopped(BaseException):
     """
     Unwinds whatever a CPU runs when its machine is shut down.

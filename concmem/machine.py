@@ -18,6 +18,7 @@ from concmem.mm.process_statistics import user_statistics
 from concmem.mm.reclaim import Shrinker
 from concmem.mm.statistics import CpuStatistics, MachineStatistics
 from concmem.reports.procfs import ProcFs
+from concmem.runtime.api import Runtime
 from concmem.runtime.free import FreeRuntime
 from concmem.runtime.jitter import JitterRuntime
 from concmem.runtime.lockstat import LockClassStatistics
@@ -29,10 +30,10 @@ T = TypeVar("T")
 
 
 def make_runtime(
-    runtime: str | FreeRuntime, cpus: int, seed: int, lockstat: bool, pin: bool
-) -> FreeRuntime:
+    runtime: str | Runtime, cpus: int, seed: int, lockstat: bool, pin: bool
+) -> Runtime:
     """The runtime of that name: ``free``, ``jitter``, or ``auto`` for what finds most here."""
-    if isinstance(runtime, FreeRuntime):
+    if isinstance(runtime, Runtime):
         return runtime
     if runtime == "auto":
         runtime = "free" if not getattr(sys, "_is_gil_enabled", lambda: True)() else "jitter"
@@ -51,7 +52,7 @@ class Machine:
             pages = m.run([lambda: m.alloc_pages(0), None])
 
     Args:
-        cpus: 1 to 256; each is an OS thread of its own.
+        cpus: 1 to 256, by default 4; each is an OS thread of its own.
         memory: bytes, or text such as ``"256M"``; backed by the host only where touched.
         seed: of everything random in the model.
         nodes: NUMA nodes, 1 to 64; memory and CPUs are shared out evenly.
@@ -117,12 +118,12 @@ class Machine:
 
     def __init__(
         self,
-        cpus: int = 4,
+        cpus: int | None = None,
         memory: int | str = "256M",
         seed: int = 0,
         *,
         nodes: int = 1,
-        runtime: str | FreeRuntime = "free",
+        runtime: str | Runtime = "free",
         lockstat: bool = False,
         pin: bool = False,
         cma: int | str = 0,
@@ -140,8 +141,12 @@ class Machine:
         fail_page_alloc: bool | str = False,
         classes: Mapping[type, type] | None = None,
     ) -> None:
-        if isinstance(runtime, FreeRuntime):
+        if isinstance(runtime, Runtime):
+            if cpus is not None:
+                runtime.want_cpus(cpus)
             cpus = runtime.nr_cpus
+        elif cpus is None:
+            cpus = 4
         self.config = MachineConfig.check(
             cpus=cpus,
             memory=memory,

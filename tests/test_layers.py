@@ -18,7 +18,9 @@ FLOORS = {
     "units": {"errors"},
     "runtime": {"errors", "units"},
     "mm": {"errors", "units", "runtime.api"},
-    "explore": {"errors", "units", "runtime.api"},
+    # Besides the seam, what knows no mode: guards, per-CPU offsets, the lock validator.
+    "explore": {"errors", "units", "runtime.api"}
+    | {"runtime.guarded", "runtime.percpu", "runtime.lockdep"},
     "user": {"errors", "units", "runtime.api", "mm"},
     "reports": {"errors", "units", "mm.statistics", "mm.migratetype", "mm.slab_flags"}
     | {"mm.statistics_process"},
@@ -32,9 +34,10 @@ EXCEPTIONS = {
     # Types only: rows of lock statistics, which the machine passes through.
     ("mm.statistics", "runtime.lockstat"),
     ("reports.lock_stat", "runtime.lockstat"),
+    ("reports.top", "runtime.lockstat"),
 }
 
-ABOVE = ("cli", "testing", "workloads", "bugs", "traces")
+ABOVE = ("cli", "testing", "workloads", "bugs", "traces", "sct")
 """Packages that nothing below them may know."""
 
 FORBIDDEN_IN_MM = ("threading", "time", "random", "_thread", "multiprocessing", "asyncio")

@@ -1,4 +1,4 @@
-"""``concmem bench``: speed and memory of this version on this host, as ratios."""
+"""``concmem bench``: speed and memory of this version on this host, as ratios; and other suites."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict
 from typing import Final
 
+from concmem.cli import bench_sct
 from concmem.cli.output import CLEAN, JsonTarget
 
 DESCRIPTION: Final = """\
@@ -28,6 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.set_defaults(run=run)
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - for stdout")
+    bench_sct.add_parser(parser.add_subparsers(title="other suites", metavar="SUITE"))
 
 
 def run(args: argparse.Namespace) -> int:

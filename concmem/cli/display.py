@@ -8,6 +8,7 @@ from typing import IO, Final
 from rich.console import Console
 from rich.table import Table
 
+from concmem.reports.words import count, milliseconds, percent
 from concmem.runtime.lockstat import LockClassStatistics
 
 TABLE_WIDTH: Final = 120
@@ -55,21 +56,6 @@ def make_table(title: str, columns: Sequence[str], text_columns: int = 1) -> Tab
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < text_columns else "right", no_wrap=True)
     return table
-
-
-def count(number: float) -> str:
-    """A whole number with thousands separated."""
-    return f"{number:,.0f}"
-
-
-def percent(part: float, whole: float) -> str:
-    """A share in per cent."""
-    return f"{100 * part / whole:.1f}%" if whole else "-"
-
-
-def milliseconds(ns: float) -> str:
-    """Nanoseconds as milliseconds."""
-    return f"{ns / 1e6:,.2f}"
 
 
 def lock_table(locks: Iterable[LockClassStatistics]) -> Table | None:

@@ -7,29 +7,22 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import concmem
-from concmem.cli.output import (
-    BROKEN,
-    CLEAN,
-    INTERRUPTED,
-    USAGE,
-    JsonTarget,
-    command_line,
-    complain,
+from concmem.cli.output import CLEAN, JsonTarget, command_line
+from concmem.cli.running import (
+    RUN_OPTIONS,
+    add_run_options,
+    run_options,
+    run_scenario,
+    run_with_progress,
 )
-from concmem.errors import BadArgument, ShutdownTimeout
+from concmem.errors import BadArgument
 from concmem.reports.flows import FLOWS, Flow, coverage, mermaid, pending_part, to_json
-
-if TYPE_CHECKING:
-    from concmem.machine import Machine
-    from concmem.workloads import Scenario, StressResult
 
 DEFAULT_SCENARIO: Final = "default"
 DEFAULT_SECONDS: Final = 10.0
-
-RUN_OPTIONS: Final = ("cpus", "memory", "nodes", "seconds", "ops", "seed", "runtime")
 
 DESCRIPTION: Final = f"""\
 Print the flowcharts of memory management as Mermaid, with the number of times that each arrow was
@@ -72,14 +65,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--flow", choices=tuple(FLOWS), metavar="NAME", help="show this chart only")
     add("--from", dest="source", metavar="RUN.json", help="take the numbers of this result")
     add("--json", metavar="FILE", help="write nodes and arrows as JSON; - for standard output")
-    add("--cpus", type=int, metavar="N", help="simulated CPUs, 1 to 256; each is an OS thread")
-    add("--memory", metavar="SIZE", help="such as 256M or 4G; backed by the host where touched")
-    add("--nodes", type=int, metavar="N", help="NUMA nodes, 1 to 64")
-    add("--seconds", type=float, metavar="S",
-        help=f"host seconds of the whole run (default: {DEFAULT_SECONDS:g})")  # fmt: skip
-    add("--ops", type=int, metavar="N", help="operations of each CPU in the whole run")
-    add("--seed", type=int, metavar="N", help="of the workloads' choices and of hesitations")
-    add("--runtime", choices=("auto", "free", "jitter"), help="how the CPUs run (default: auto)")
+    add_run_options(parser, DEFAULT_SECONDS)
     add("--no-progress", action="store_true", help="show no progress during the run")
 
 
@@ -120,50 +106,23 @@ def _run_and_show(args: argparse.Namespace, flows: list[Flow]) -> int:
     from concmem.cli.stress_display import verdict_line
     from concmem.workloads import load_scenario
 
-    options = {name: getattr(args, name) for name in RUN_OPTIONS}
+    options = run_options(args)
     if args.ops is None and args.seconds is None:
         options["seconds"] = DEFAULT_SECONDS
     source = args.scenario if args.scenario is not None else DEFAULT_SCENARIO
     scenario = load_scenario(source).changed(**options)
     target = JsonTarget(args.json) if args.json is not None else None
-    try:
-        machine = scenario.boot(lockstat=False)
-    except (OSError, MemoryError, RuntimeError) as error:  # no memory or threads on this host
-        complain(f"the machine cannot be booted: {error}")
-        return USAGE
-    result: StressResult | None = None
-    try:
-        result = _run(machine, scenario, progress=not args.no_progress)
-    finally:
-        _close(machine, result)
-    options["runtime"] = machine.runtime.name
+    ran = run_scenario(
+        scenario,
+        lambda machine: run_with_progress(machine, scenario, not args.no_progress),
+        lockstat=False,
+    )
+    result = ran.result
+    options["runtime"] = ran.runtime
     about = {"command": command_line("flows", source, options), "verdict": result.verdict}
     _show(flows, result.event_totals, target, about)
     print(verdict_line(result, command_line("stress", source, options)), file=sys.stderr)
-    if not result.clean:
-        return BROKEN
-    return INTERRUPTED if result.interrupted else CLEAN
-
-
-def _run(machine: Machine, scenario: Scenario, progress: bool) -> StressResult:
-    from concmem.workloads import run_stress
-
-    if not progress:
-        return run_stress(machine, scenario)
-    from concmem.cli.stress_display import LiveProgress
-
-    with LiveProgress(machine) as display:
-        return run_stress(machine, scenario, on_progress=display)
-
-
-def _close(machine: Machine, result: StressResult | None) -> None:
-    """Stop the CPUs. Those of a run that hung cannot be, and the verdict has said so."""
-    try:
-        machine.close()
-    except ShutdownTimeout as error:
-        if result is None or result.clean:
-            raise
-        complain(error)
+    return ran.status
 
 
 def _show(

@@ -15,11 +15,13 @@ from types import ModuleType
 from typing import Final
 
 import concmem
-from concmem.cli import bench, flows, replay_trace, slabtop, stress
+from concmem.cli import bench, flows, hunt, replay, replay_trace, report, slabtop, stress, top
 from concmem.cli.output import INTERRUPTED, PIPE, USAGE, complain
 from concmem.errors import BadArgument, TraceError
 
-COMMANDS: Final[tuple[ModuleType, ...]] = (stress, slabtop, flows, replay_trace, bench)
+COMMANDS: Final[tuple[ModuleType, ...]] = (
+    *(stress, hunt, replay, report, top, slabtop, flows, replay_trace, bench),
+)
 """The modules of the sub-commands, in the order of ``--help``."""
 
 DESCRIPTION: Final = f"""\
@@ -32,7 +34,10 @@ examples:
   concmem stress                        half a minute of everything, with the default scenario
   concmem stress smoke                  every workload for a moment
   concmem stress --list                 the scenarios there are
+  concmem hunt mytests:program          look for a schedule under which a program fails
   concmem stress pressure --cpus 8 --seconds 60 --json result.json
+  concmem report result.json --html report.html
+  concmem top slab-storm                CPUs, caches, zones and locks, live
   concmem COMMAND --help                all about one command
 
 not modelled: TLB and page tables' hardware, swap, the page cache, transparent huge pages,

@@ -40,22 +40,24 @@ def command_line(command: str, positional: str, options: Mapping[str, object]) -
     return shlex.join(words)
 
 
-class JsonTarget:
+class FileTarget:
     """
-    Where ``--json`` goes. Checked when made, so that a long run is not lost to a wrong path.
+    Where an option writes to. Checked when made, so that a long run is not lost to a wrong path.
 
     A file is written beside its place and renamed, so that readers see it whole or not at all. What
     is no regular file (``/dev/null``, a pipe) is written directly.
 
     Args:
+        option: for messages.
         path: a file, or ``-`` for standard output.
 
     Raises:
         BadArgument: *path* cannot be written.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, option: str, path: str) -> None:
         self.is_stdout = path == "-"
+        self._option = option
         self._name = path
         if self.is_stdout:
             return
@@ -72,30 +74,42 @@ class JsonTarget:
                 self._temporary().write_bytes(b"")
                 self._temporary().unlink()
         except (OSError, ValueError) as error:
-            raise BadArgument(f"--json: {path!r} cannot be written: {error}") from None
+            raise BadArgument(f"{option}: {path!r} cannot be written: {error}") from None
 
     def _temporary(self) -> Path:
         return self._path.with_name(f".{self._path.name}.{os.getpid()}")
 
-    def write(self, data: Mapping[str, Any]) -> None:
+    def write_text(self, text: str) -> None:
         """
-        Write *data*.
+        Write *text*.
 
         Raises:
             BadArgument: the file cannot be written any more; an older one is as it was.
         """
-        text = json.dumps(data, indent=2) + "\n"
         if self.is_stdout:
             sys.stdout.write(text)
             return
         try:
             if self._is_special:
-                self._path.write_text(text)
+                self._path.write_text(text, encoding="utf-8")
                 return
             try:
-                self._temporary().write_text(text)
+                self._temporary().write_text(text, encoding="utf-8")
                 self._temporary().replace(self._path)
             finally:
                 self._temporary().unlink(missing_ok=True)
         except OSError as error:
-            raise BadArgument(f"--json: {self._name!r} cannot be written: {error}") from None
+            raise BadArgument(
+                f"{self._option}: {self._name!r} cannot be written: {error}"
+            ) from None
+
+
+class JsonTarget(FileTarget):
+    """Where ``--json`` goes."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("--json", path)
+
+    def write(self, data: Mapping[str, Any]) -> None:
+        """Write *data*; raises as `write_text`."""
+        self.write_text(json.dumps(data, indent=2) + "\n")

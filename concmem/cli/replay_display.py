@@ -11,17 +11,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import Progress
 
-from concmem.cli.display import (
-    count,
-    lock_table,
-    make_live_console,
-    make_table,
-    percent,
-    print_text,
-)
+from concmem.cli.display import lock_table, make_live_console, make_table, print_text
 from concmem.mm.migratetype import migratetype_name
 from concmem.reports.buddyinfo import render as render_buddyinfo
 from concmem.reports.fragmentation import unusable_index
+from concmem.reports.words import count, percent
 from concmem.traces.agreement import cache_agreement, kmalloc_agreement
 from concmem.units import NR_PAGE_ORDERS
 

@@ -14,17 +14,16 @@ from rich.text import Text
 
 from concmem.cli.display import (
     MAX_ROWS,
-    count,
     events_table,
     lock_table,
     make_live_console,
     make_table,
-    percent,
     print_text,
 )
 from concmem.cli.stress_slabs import show_slabs
 from concmem.mm.statistics import MachineStatistics
 from concmem.reports.flows import FLOWS, coverage_line, never_line
+from concmem.reports.words import count, percent
 from concmem.units import PAGE_SIZE
 from concmem.workloads.stress import StressProgress
 

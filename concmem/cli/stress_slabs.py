@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from concmem.cli.display import MAX_ROWS, count, make_table, percent, print_text
+from concmem.cli.display import MAX_ROWS, make_table, print_text
+from concmem.reports.words import count, percent
 
 if TYPE_CHECKING:
     from rich.console import Console

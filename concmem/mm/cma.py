@@ -13,7 +13,7 @@ succeeds where the range is free already.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from concmem.errors import BadArgument, BadArgumentType, BadFree
 from concmem.mm.gfp import GFP_KERNEL
@@ -32,6 +32,8 @@ class CmaArea:
     """
     ``struct cma``: *nr_pages* from *base_pfn*, whole page blocks of *zone* that are free at boot.
     """
+
+    __guarded_by__: Final = {"_bitmap": "_lock"}
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class CmaArea:
         self._lock = rt.spinlock("cma->lock", irqsave=True)
         self._mutex = rt.mutex("cma_mutex")
         self._bitmap = bytearray(nr_pages)  # _lock; 1: handed out
+        rt.watch(self)
 
     def alloc(self, nr_pages: int) -> Page | None:
         """

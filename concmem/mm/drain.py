@@ -42,6 +42,8 @@ class Drain:
                 # A CPU that was interrupted in the middle of a page set is asked again: it goes
                 # on between two requests.
                 pending = [cpu for cpu in pending if not self._drain_cpu(cpu)]
+                if pending:
+                    self._rt.cpu_relax()
         finally:
             self._mutex.release()
 

@@ -11,6 +11,7 @@ fails there, from 4 MiB on.
 from __future__ import annotations
 
 import sys
+from bisect import bisect_left
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -69,12 +70,6 @@ class KmallocFunction(Protocol):
     """The type of ``machine.kmalloc``."""
 
     def __call__(self, size: int, gfp: int = GFP_KERNEL, node: int | None = None) -> int | None: ...
-
-
-class SizedAlloc(Protocol):
-    """How an object is allocated where debugging keeps what was asked for."""
-
-    def __call__(self, gfp: int, node: int | None, size: int, /) -> int | None: ...
 
 
 class KfreeFunction(Protocol):
@@ -137,31 +132,44 @@ class Kmalloc:
             for kind in KMALLOC_TYPES
         }
         """By prefix of the name and size class."""
-        self._tables = {kind.gfp: self._table(kind) for kind in KMALLOC_TYPES}
-        if any(self._keeps_size(s) for by_size in self.caches.values() for s in by_size.values()):
+        self._table = self._make_table()
+        if any(map(self._keeps_size, self._all_caches())):
             self.kmalloc = self._make_kmalloc_sized()
         else:
             self.kmalloc = self._make_kmalloc()
         self.kfree = self.kvfree = self._make_kfree()
 
-    def _table(self, kind: KmallocType) -> list[Alloc]:
-        """The allocation function of each size in words (``kmalloc_size_index``)."""
-        caches = self.caches[kind.prefix]
-        return [caches[size].alloc for size in self._size_classes()]
-
-    @staticmethod
-    def _size_classes() -> list[int]:
-        """The size class of each size in words."""
-        return [min(size for size in KMALLOC_SIZES if size >= n * 8) for n in range(1025)]
+    def _all_caches(self) -> list[KmemCache]:
+        return [s for by_size in self.caches.values() for s in by_size.values()]
 
     def _keeps_size(self, s: KmemCache) -> bool:
         """Whether debugging wants to know what was asked for of an object of *s*."""
         return self._kasan is not None or bool(s.layout and s.layout.orig_size_offset)
 
+    def _make_table(self) -> list[Alloc]:
+        """
+        The allocation function of each size in words (``kmalloc_size_index``), of the usual caches.
+
+        At first one that makes the cache ready and takes its own place.
+        """
+        table: list[Alloc] = []
+
+        def first_of(cache: KmemCache, words: range) -> Alloc:
+            def alloc(gfp: int = GFP_KERNEL, node: int | None = None) -> int | None:
+                table[words.start : words.stop] = [cache.alloc] * len(words)
+                return cache.alloc(gfp, node)
+
+            return alloc
+
+        for size, cache in self.caches[KMALLOC_TYPES[0].prefix].items():
+            words = range(len(table), size // 8 + 1)
+            table += [first_of(cache, words)] * len(words)
+        return table
+
     # -- allocate
 
     def _make_kmalloc(self) -> KmallocFunction:
-        table = self._tables[0]
+        table = self._table
         general = self._kmalloc_general
 
         def kmalloc(size: int, gfp: int = GFP_KERNEL, node: int | None = None) -> int | None:
@@ -191,27 +199,21 @@ class Kmalloc:
 
     def _make_kmalloc_sized(self) -> KmallocFunction:
         """`kmalloc` of a machine that keeps what was asked for, for all caches or some."""
-        general = self._kmalloc_general
-        sized = {
-            kind.gfp: [self._sized(s) for s in self.caches[kind.prefix].values()]
-            for kind in KMALLOC_TYPES
-        }
-        index = [KMALLOC_SIZES.index(size) for size in self._size_classes()]
+        general, cache_for = self._kmalloc_general, self._cache_for
+        sized = frozenset(filter(self._keeps_size, self._all_caches()))
 
         def kmalloc(size: int, gfp: int = GFP_KERNEL, node: int | None = None) -> int | None:
             """As any machine's ``kmalloc``."""
             check_gfp(gfp)
             if size.__class__ is not int or not 0 < size <= KMALLOC_MAX_CACHE_SIZE:
                 return general(size, gfp, node)
-            alloc = sized[self._type_of(gfp)][index[size + 7 >> 3]]
-            return alloc(gfp & ~_OTHER_TYPES, node, size)
+            s = cache_for(size, gfp)
+            alloc: Any = s.alloc
+            wanted = (size,) if s in sized else ()
+            address: int | None = alloc(gfp & ~_OTHER_TYPES, node, *wanted)
+            return address
 
         return kmalloc
-
-    def _sized(self, s: KmemCache) -> SizedAlloc:
-        """The allocation function of *s*, with the size that was asked for as its third argument."""
-        alloc: Any = s.alloc
-        return alloc if self._keeps_size(s) else lambda gfp, node, size: alloc(gfp, node)
 
     def _kmalloc_general(self, size: int, gfp: int, node: int | None) -> int | None:
         check_size(size)
@@ -219,7 +221,7 @@ class Kmalloc:
         if size == 0:
             return ZERO_SIZE_PTR
         if size <= KMALLOC_MAX_CACHE_SIZE:
-            return self._tables[self._type_of(gfp)][size + 7 >> 3](gfp & ~_OTHER_TYPES, node)
+            return self._cache_for(size, gfp).alloc(gfp & ~_OTHER_TYPES, node)
         if size >= KMALLOC_VMALLOC_SIZE:
             if not gfp & gfp_flags.DIRECT_RECLAIM:
                 return None  # vmalloc sleeps
@@ -227,13 +229,10 @@ class Kmalloc:
             return self._vmalloc.vmalloc_node_range(size, gfp, node, _caller())
         return self._kmalloc_large(size, gfp, node)
 
-    @staticmethod
-    def _type_of(gfp: int) -> int:
-        """The flag of the set that *gfp* asks for (``kmalloc_type``)."""
-        for kind in KMALLOC_TYPES[1:]:
-            if gfp & kind.gfp:
-                return kind.gfp
-        return 0
+    def _cache_for(self, size: int, gfp: int) -> KmemCache:
+        """The cache for *size* bytes of the set that *gfp* asks for (``kmalloc_slab``)."""
+        kinds = [kind for kind in KMALLOC_TYPES[1:] if gfp & kind.gfp] or KMALLOC_TYPES
+        return self.caches[kinds[0].prefix][KMALLOC_SIZES[bisect_left(KMALLOC_SIZES, size)]]
 
     def _kmalloc_large(self, size: int, gfp: int, node: int | None) -> int | None:
         """Whole pages (``___kmalloc_large_node``)."""

@@ -19,7 +19,7 @@ Follows ``mm/slub.c`` of Linux 6.12, with the lists and colours of the older ``m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from concmem.errors import CacheDestroyed, FreepointerCorrupt
 from concmem.mm import gfp as gfp_flags
@@ -70,6 +70,19 @@ class Bulk(Protocol):
         """See `KmemCache.free_bulk`."""
 
 
+class Functions(NamedTuple):
+    """How objects of a cache are allocated and freed; chosen once for all."""
+
+    alloc: Alloc
+    free: Free
+    bulk: Bulk
+    """Many objects at once."""
+
+
+PARTS: Final = frozenset((*Functions._fields, "cpu_slab", "node", "rng", "random", "random_seq"))
+"""What a cache is used with: its functions, what each CPU and each node has of it, its randomness."""
+
+
 class KmemCache:
     """
     One cache. Made by ``machine.kmem_cache_create`` only.
@@ -78,16 +91,26 @@ class KmemCache:
     `refcount`, and `object_size` and `inuse`, which only grow, inside of what an object has room for. They are
     read without a lock.
 
+    Most caches of a machine are never used. So the larger part of one, `PARTS`, is made when it is first
+    asked for, whoever asks; making it takes no lock and cannot sleep.
+
     Attributes, besides those documented here:
         alloc(gfp=GFP_KERNEL, node=None): the address of an object, or ``None``. On a CPU.
         free(address): free one. On a CPU.
     """
 
+    # Of `PARTS`:
     alloc: Alloc
     free: Free
-    cpu_slab: PerCpu[KmemCacheCpu]
     bulk: Bulk
-    """Many objects at once, for a cache of its kind."""
+    cpu_slab: PerCpu[KmemCacheCpu]
+    node: Sequence[KmemCacheNode]
+    """Lists of each NUMA node, by number."""
+    rng: Any
+    random: int
+    """Key of hardened free pointers; 0: they are stored as they are."""
+    random_seq: list[int]
+    """A permutation of the objects of a slab, or nothing."""
 
     def __init__(
         self,
@@ -99,8 +122,6 @@ class KmemCache:
         flags: int,
         ctor: Callable[[int], None] | None,
         usersize: int,
-        node: Sequence[KmemCacheNode],
-        freelist: FreelistOptions,
     ) -> None:
         self._common = common
         self.name = name
@@ -139,24 +160,43 @@ class KmemCache:
         self.layout: ObjectLayout | None = None
         """Of a debug cache: what must be where around an object. Others have none."""
         if flags & SLAB_DEBUG_FLAGS:
-            self.layout = ObjectLayout(object_size, geometry, flags, ctor is not None, bool(usersize))
+            self.layout = ObjectLayout(
+                object_size, geometry, flags, ctor is not None, bool(usersize)
+            )
         self.remote_node_defrag_ratio = 1000
         """0: never take partial slabs of other nodes. Else always."""
-        self.node = node
-        """Lists of each NUMA node, by number."""
-        self.rng = rt.rng(f"kmem_cache {name}")
-        self.random = self.rng.getrandbits(64) if freelist.hardened else 0
-        """Key of hardened free pointers; 0: they are stored as they are."""
-        self.random_seq: list[int] = []
-        """A permutation of the objects of a slab, or nothing."""
-        if freelist.random:
-            self.random_seq = self.rng.sample(range(self.objs_per_slab), self.objs_per_slab)
+        self.birth_name = name
+        """As it was made; what is random of it follows from that."""
         self.allocflags = self._page_gfp()
         # slab_mutex
         self.refcount = 1
         """This cache and those merged into it."""
         self.aliases: list[str] = []
         """Names of those merged into it."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Called for what is not there: a part of `PARTS`, for the first time."""
+        if name not in PARTS:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        # Two CPUs, or a CPU and its interrupt, may both come here first and both make the parts. One
+        # indivisible step decides whose count, before anybody has used any.
+        parts = self.__dict__.setdefault("_parts", self._common.make_parts(self))
+        self.__dict__.update(parts)
+        return parts[name]
+
+    @property
+    def is_up(self) -> bool:
+        """Whether anybody has ever asked for what is needed to use it."""
+        return "_parts" in self.__dict__
+
+    def make_random(self, rng: Any, freelist: FreelistOptions) -> dict[str, Any]:
+        """The parts of `PARTS` that come by chance."""
+        objects = self.objs_per_slab
+        return {
+            "rng": rng,
+            "random": rng.getrandbits(64) if freelist.hardened else 0,
+            "random_seq": rng.sample(range(objects), objects) if freelist.random else [],
+        }
 
     def _page_gfp(self) -> int:
         """GFP flags of every slab's pages."""
@@ -284,6 +324,7 @@ class KmemCache:
         and even give it back, so that counts of one that is another cache's by now may come in.
         """
         cpus = list(enumerate(self.cpu_slab.all()))
+        events = [cpu_slab.all_events() for _, cpu_slab in cpus]
         return SlabStatistics(
             name=self.name,
             aliases=tuple(self.aliases),
@@ -307,10 +348,7 @@ class KmemCache:
             refcount=self.refcount,
             nodes=tuple(self._node_statistics(n) for n in self.node),
             cpus=tuple(_cpu_statistics(cpu, c) for cpu, c in cpus),
-            events={
-                name: tuple(counts[name] for counts in [c.all_events() for _, c in cpus])
-                for name in EVENT_NAMES
-            },
+            events={name: tuple(counts[name] for counts in events) for name in EVENT_NAMES},
         )
 
     @staticmethod

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from concmem.mm.local_lock import LocalLock
 from concmem.mm.memory import pfn_to_virt
-from concmem.runtime.api import THIS_CPU
+from concmem.runtime.api import THIS_CPU, lockless_reads
 from concmem.units import PAGE_OFFSET
 
 if TYPE_CHECKING:
@@ -80,7 +80,13 @@ class KmemCacheCpu:
         "words",
     )
 
-    __guarded_by__: Final = {"page": THIS_CPU, "owners": THIS_CPU, "partial": THIS_CPU}
+    # Others look at page and partial to see whether there is anything to flush. What comes after that
+    # look came after the flush, as far as they can tell.
+    __guarded_by__: Final = {
+        "page": lockless_reads(THIS_CPU),
+        "owners": THIS_CPU,
+        "partial": lockless_reads(THIS_CPU),
+    }
 
     words: Words
     """Memory as this CPU sees it; free pointers are read and written through it. See `come_up`."""

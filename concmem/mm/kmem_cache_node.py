@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from concmem.mm.list_head import List, list_del
 from concmem.mm.page import FROZEN, INUSE_MASK, OBJECTS_MASK, OBJECTS_SHIFT, PG_WORKINGSET
-from concmem.runtime.api import lockdep_assert_held
+from concmem.runtime.api import lockdep_assert_held, lockless_reads
 
 if TYPE_CHECKING:
     from concmem.mm.page import Page
@@ -43,8 +43,9 @@ class KmemCacheNode:
     )
 
     __guarded_by__: Final = {
-        "nr_partial": "list_lock",
-        "nr_free_slabs": "list_lock",
+        # Allocation looks whether there is any before it takes the lock; missed ones cost a new slab.
+        "nr_partial": lockless_reads("list_lock"),
+        "nr_free_slabs": lockless_reads("list_lock"),
         "nr_full": "list_lock",
     }
 

@@ -15,10 +15,13 @@ LOG_LINES: Final = 1000
 class KernelLog:
     """A ring of lines with the time of the model, as ``[    1.234567] text``."""
 
+    __guarded_by__: Final = {"_lines": "_lock"}
+
     def __init__(self, rt: Runtime) -> None:
         self._rt = rt
         self._lock = rt.spinlock("logbuf_lock", irqsave=True)
         self._lines: deque[str] = deque(maxlen=LOG_LINES)  # _lock
+        rt.watch(self)
 
     def printk(self, text: str) -> None:
         """Append *text*, a line or several. Never sleeps."""

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from concmem.errors import BadArgument, BadArgumentType, BadFree, PoolBusy, SleepInAtomic
 from concmem.mm import gfp as gfp_flags
 from concmem.mm.gfp import GFP_KERNEL, check_gfp
+from concmem.runtime.api import lockless_reads
 
 if TYPE_CHECKING:
     from concmem.mm.vmstat import VmEvents
@@ -54,7 +55,11 @@ class Mempool:
     `curr_nr` elements are in reserve from the start: less than *min_nr* when there was no memory for more.
     """
 
-    __guarded_by__: Final = dict.fromkeys(("elements", "curr_nr", "min_nr"), "lock")
+    # Read without the lock by `_needs_elements`, which says why that is enough.
+    __guarded_by__: Final = {
+        "elements": "lock",
+        **dict.fromkeys(("curr_nr", "min_nr"), lockless_reads("lock")),
+    }
 
     def __init__(
         self,
@@ -169,7 +174,7 @@ class Mempool:
                     seconds = min(seconds, (deadline - self._rt.clock_ns()) / 1e9)
                 if seconds > 0:
                     self._events.count("mempool_alloc_waited")
-                    self.wait.wait(seconds)
+                    self.wait.wait(seconds, lambda: self.curr_nr > 0)
             return self._take()
 
     def _has_passed(self, deadline: int | None) -> bool:

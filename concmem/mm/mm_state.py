@@ -33,6 +33,7 @@ from concmem.mm.mman import (
 )
 from concmem.mm.pgtable import UserPageTable
 from concmem.mm.vma import Vma, VmaTree
+from concmem.runtime.api import lockless_reads
 from concmem.units import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -84,13 +85,15 @@ class MmState:
 
     __guarded_by__ = {
         "brk": "mmap_lock",
-        "total_vm": "mmap_lock",
-        "data_vm": "mmap_lock",
-        "exec_vm": "mmap_lock",
-        "stack_vm": "mmap_lock",
-        "map_count": "mmap_lock",
-        "rss_anon": "page_table_lock",
-        "rss_shmem": "page_table_lock",
+        "vmas": "mmap_lock",
+        # /proc shows these as they are just then.
+        "total_vm": lockless_reads("mmap_lock"),
+        "data_vm": lockless_reads("mmap_lock"),
+        "exec_vm": lockless_reads("mmap_lock"),
+        "stack_vm": lockless_reads("mmap_lock"),
+        "map_count": lockless_reads("mmap_lock"),
+        "rss_anon": lockless_reads("page_table_lock"),
+        "rss_shmem": lockless_reads("page_table_lock"),
     }
 
     def __init__(self, context: MmContext, name: str, limits: Limits) -> None:

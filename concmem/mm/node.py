@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 class PgData:
     """``pg_data_t``: node *node_id* with its zones, lowest first, and the CPUs close to it."""
 
+    __guarded_by__: Final = dict.fromkeys(
+        ("kswapd_order", "kswapd_highest_zoneidx", "kswapd_wakeups"), "kswapd_lock"
+    )
+
     def __init__(
         self, rt: Runtime, node_id: int, zones: tuple[Zone, ...], cpus: tuple[int, ...]
     ) -> None:
@@ -42,6 +46,7 @@ class PgData:
         """Runs of kswapd in a row that freed nothing. Written by kswapd and reset by reclaim."""
         self.nr_slab_reclaimable = rt.atomic(0, "nr_slab_reclaimable")
         self.nr_slab_unreclaimable = rt.atomic(0, "nr_slab_unreclaimable")
+        rt.watch(self)
 
     def populated_zones(self) -> list[Zone]:
         """Zones with memory, highest first: the order in which they are tried."""

@@ -116,6 +116,8 @@ class Process:
 class ProcessTable:
     """All processes and all shared memory of a machine."""
 
+    __guarded_by__: Final = {"_processes": "_lock", "_next_pid": "_lock"}
+
     def __init__(
         self,
         rt: Runtime,
@@ -148,6 +150,7 @@ class ProcessTable:
         # _lock
         self._processes: dict[int, Process] = {}
         self._next_pid = FIRST_PID
+        rt.watch(self)
 
     def create(
         self,

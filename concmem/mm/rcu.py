@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from concmem.errors import BadArgumentType, LockMisuse, MachineClosed, NotACpu
 
@@ -42,10 +42,13 @@ class RcuData:
 class _GracePeriod:
     """One grace period: the CPUs that have not been seen outside of a reader."""
 
+    __guarded_by__: Final = {"_nr_readers": "_lock"}
+
     def __init__(self, rt: Runtime, name: str) -> None:
         self._lock = rt.spinlock("rcu gp_lock", irqsave=True)
         self._queue = rt.waitqueue(self._lock, name)
         self._nr_readers = 0  # _lock
+        rt.watch(self)
 
     def add_reader(self) -> None:
         with self._lock:
@@ -64,6 +67,8 @@ class _GracePeriod:
 class Rcu:
     """RCU of one machine."""
 
+    __guarded_by__: Final = {"_callbacks": "_lock"}
+
     def __init__(self, rt: Runtime) -> None:
         self._rt = rt
         self._data = rt.percpu(RcuData, "rcu_data")
@@ -73,6 +78,7 @@ class Rcu:
         self._thread = -1
         """Number of the kernel thread, once it runs."""
         self.nr_grace_periods = rt.atomic(0, "rcu gp_seq")
+        rt.watch(self)
 
     # -- readers
 

@@ -59,12 +59,15 @@ class Task:
 class Reclaim:
     """Shrinkers and kswapd of a machine."""
 
+    __guarded_by__: Final = {"_shrinkers": "_rwsem"}
+
     def __init__(self, rt: Runtime, events: VmEvents) -> None:
         self._rt = rt
         self._events = events
         self.current = rt.percpu(Task, "current").this
         self._rwsem = rt.rwsem("shrinker_rwsem")
         self._shrinkers: list[Shrinker] = []  # _rwsem
+        rt.watch(self)
 
     def register_shrinker(self, shrinker: Shrinker) -> None:
         """Have *shrinker* asked when memory is short. May sleep."""

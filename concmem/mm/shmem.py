@@ -32,6 +32,8 @@ FIRST_INODE: Final = 1025
 class ShmemFs:
     """All shared memory objects of a machine (``shm_mnt``)."""
 
+    __guarded_by__: Final = {"_files": "_lock", "_next_inode": "_lock"}
+
     def __init__(
         self, rt: Runtime, page_alloc: PageAllocator, commit: CommitAccounting, cls: type[Shmem]
     ) -> None:
@@ -43,6 +45,7 @@ class ShmemFs:
         # _lock
         self._files: dict[int, Shmem] = {}
         self._next_inode = FIRST_INODE
+        rt.watch(self)
 
     def create(self, size: int, name: str = "") -> Shmem | None:
         """

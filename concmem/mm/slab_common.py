@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from concmem.errors import BadArgument, BadArgumentType
-from concmem.mm.kmem_cache import FreelistOptions, KmemCache
+from concmem.errors import BadArgument, BadArgumentType, MachineClosed
+from concmem.mm.kmem_cache import FreelistOptions, Functions, KmemCache
 from concmem.mm.kmem_cache_cpu import KmemCacheCpu
 from concmem.mm.kmem_cache_node import KmemCacheNode
 from concmem.mm.page import INUSE_MASK, OBJECTS_MASK, OBJECTS_SHIFT
@@ -145,6 +145,8 @@ class SlabCommon:
         """
         self._check(name, size, align, flags, ctor)
         flags = self._debug.options.flags_for(name, flags)
+        if not self._slub.memory.size:
+            raise MachineClosed(f"kmem_cache_create: {name}: the machine has been shut down")
         with self._slab_mutex:
             if name in self._names:
                 raise BadArgument(f"name: a cache {name!r} exists already")
@@ -211,15 +213,38 @@ class SlabCommon:
         ctor: Callable[[int], None] | None,
         usersize: int,
     ) -> KmemCache:
-        rt = self._rt
         geometry, flags = self._geometry(size, align, flags, ctor is not None, bool(usersize))
-        cache_class, cpu_class, node_class = self._classes
-        node = [rt.watch(node_class(rt, number)) for number in range(self._nr_nodes)]
-        s = cache_class(self, rt, name, size, geometry, flags, ctor, usersize, node, self._freelist)
-        fp_offset = s.offset // WORD
-        s.cpu_slab = rt.percpu(lambda: rt.watch(cpu_class(rt, fp_offset)), f"{name} cpu_slab")
-        self._bind(s)
+        s = self._classes[0](self, self._rt, name, size, geometry, flags, ctor, usersize)
+        if s.layout is not None:
+            self._pages.events.switch_on("slub_debug_on")
         return s
+
+    def make_parts(self, s: KmemCache) -> dict[str, Any]:
+        """
+        What *s* is used with (`PARTS`): here it is chosen how its objects are allocated and freed.
+
+        Takes no lock: it may be needed anywhere.
+        """
+        rt = self._rt
+        debug = self._debug
+        _, cpu_class, node_class = self._classes
+        fp_offset = s.offset // WORD
+        cpu_slab = rt.percpu(lambda: rt.watch(cpu_class(rt, fp_offset)), f"{s.name} cpu_slab")
+        if s.layout is None:
+            alloc = make_alloc(s, self._slub, cpu_slab.offset)
+            functions = Functions(alloc, make_free(s, self._slub, cpu_slab.offset), self._bulk)
+        else:
+            functions = debug.slub.functions(s, cpu_slab.offset)
+        if debug.kasan is not None:
+            functions = debug.kasan.watch(s, functions)
+        if debug.failslab is not None:
+            functions = debug.failslab.watch(s, functions)
+        return {
+            "node": [rt.watch(node_class(rt, number)) for number in range(self._nr_nodes)],
+            "cpu_slab": cpu_slab,
+            **functions._asdict(),
+            **s.make_random(rt.rng(f"kmem_cache {s.birth_name}"), self._freelist),
+        }
 
     def _geometry(
         self, size: int, align: int, flags: int, has_ctor: bool, is_kmalloc: bool
@@ -237,21 +262,6 @@ class SlabCommon:
                 f"size: {size} with align {align}{debugged} is more than the largest block"
             )
         return geometry, flags
-
-    def _bind(self, s: KmemCache) -> None:
-        """Choose how objects of *s* are allocated and freed, once and for all."""
-        debug = self._debug
-        if s.layout is None:
-            s.alloc, s.free = make_alloc(s, self._slub), make_free(s, self._slub)
-            s.bulk = self._bulk
-        else:
-            s.alloc, s.free = debug.slub.make_alloc(s), debug.slub.make_free(s)
-            s.bulk = debug.slub
-            self._pages.events.switch_on("slub_debug_on")
-        if debug.kasan is not None:
-            debug.kasan.bind(s)
-        if debug.failslab is not None:
-            debug.failslab.bind(s)
 
     # -- shrink
 
@@ -342,8 +352,6 @@ class SlabCommon:
             del self._names[s.name]
         if rcu_set:
             self._wait_for_slabs()
-        if self.kasan is not None:
-            self.kasan.forget(s)
         self._release(s)
 
     def _drop_name(self, s: KmemCache, name: str) -> None:

@@ -7,6 +7,7 @@ Follows ``calculate_sizes``, ``calculate_order`` and ``set_cpu_partial`` of ``mm
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from concmem.mm.slab_flags import (
@@ -168,6 +169,7 @@ def _calculate_sizes(
     return _Sizes(inuse, offset, align_up(size, align), red_left_pad)
 
 
+@lru_cache(maxsize=1024)  # a machine makes 52 caches when it boots, always the same
 def calculate_geometry(
     object_size: int,
     align: int,

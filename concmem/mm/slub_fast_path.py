@@ -44,11 +44,10 @@ class Free(Protocol):
     def __call__(self, address: int) -> None: ...
 
 
-def make_alloc(s: KmemCache, slub: Slub) -> Alloc:
-    """``cache.alloc`` of one cache."""
+def make_alloc(s: KmemCache, slub: Slub, offset: int) -> Alloc:
+    """``cache.alloc`` of one cache, whose per-CPU structures are at *offset*."""
     area = slub.rt.area
     cond_resched = slub.rt.cond_resched
-    offset = s.cpu_slab.offset
     alloc_general = slub.alloc_general
     handed_out_twice = slub.handed_out_twice
     freepointer_corrupt = s.freepointer_corrupt
@@ -101,10 +100,9 @@ def make_alloc(s: KmemCache, slub: Slub) -> Alloc:
     return alloc
 
 
-def make_free(s: KmemCache, slub: Slub) -> Free:
-    """``cache.free`` of one cache."""
+def make_free(s: KmemCache, slub: Slub, offset: int) -> Free:
+    """``cache.free`` of one cache, whose per-CPU structures are at *offset*."""
     area = slub.rt.area
-    offset = s.cpu_slab.offset
     free_general = slub.free_general
     free_owned = slub.free_owned
 

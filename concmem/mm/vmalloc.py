@@ -18,7 +18,7 @@ is no object in the model's memory.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from concmem.errors import BadArgument, BadArgumentType
 from concmem.mm.gfp import GFP_KERNEL, NOWARN, ZERO, check_gfp, show_gfp_flags
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 class Vmalloc(VmAreas):
     """``vmalloc`` and ``vfree``, beside ``vmap`` and ``vm_map_ram`` of `VmAreas`."""
 
+    __guarded_by__: Final = {"_deferred": "_deferred_lock"}
+
     def __init__(
         self,
         rt: Runtime,
@@ -59,6 +61,7 @@ class Vmalloc(VmAreas):
         self._deferred_lock = rt.spinlock("vfree_deferred->lock", irqsave=True)
         self._deferred: deque[int] = deque()  # _deferred_lock
         self._vfree_work = Work(self._delayed_vfree_work, "delayed_vfree_work")
+        rt.watch(self)
 
     # -- vmalloc
 

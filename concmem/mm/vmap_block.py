@@ -29,6 +29,7 @@ from concmem.mm.list_head import List, ListHead
 from concmem.mm.rculist import list_del_rcu, list_for_each_entry_rcu
 from concmem.mm.vmap_area import VMAP_BLOCK, VMAP_RAM, VmapArea
 from concmem.mm.vmap_space import NO_RANGE
+from concmem.runtime.api import lockless_reads
 from concmem.units import PAGE_SHIFT
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def vmap_bbmap_bits(nr_pages: int, nr_cpus: int) -> int:
 class VmapBlockQueue:
     """``struct vmap_block_queue``: the blocks that one CPU has made."""
 
-    __guarded_by__: Final = {"vmap_blocks": "xa_lock"}
+    # Looked up without the lock (``xa_load``): the caller owns an address of the block, so it is there.
+    __guarded_by__: Final = {"vmap_blocks": lockless_reads("xa_lock")}
 
     def __init__(self, rt: Runtime) -> None:
         self.lock = rt.spinlock("vbq->lock")

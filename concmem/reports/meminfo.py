@@ -19,8 +19,10 @@ Balloon is newer than 6.12.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
+from concmem.errors import BadArgument
 from concmem.reports.zones import all_zones, zone_counters
 from concmem.units import PAGE_SIZE
 
@@ -42,6 +44,8 @@ NAMES: Final = (
 )
 """The lines, in the kernel's order."""
 
+_LINE: Final = re.compile(r"(\S+): +([0-9]{1,20})(?: kB)?")
+
 _KB_PER_PAGE: Final = PAGE_SIZE >> 10
 _KB_PER_2M: Final = 2 << 10
 _KB_PER_1G: Final = 1 << 20
@@ -56,6 +60,22 @@ def render(stats: MachineStatistics) -> str:
         unit = "" if name.startswith("HugePages_") else " kB"
         lines.append(f"{name + ':':<16}{values.get(name, 0):8d}{unit}\n")
     return "".join(lines)
+
+
+def parse(text: str) -> dict[str, int]:
+    """
+    The lines of a ``/proc/meminfo``, of this model or of a Linux, by name; kB, or huge pages.
+
+    Raises:
+        BadArgument: *text* is none; with the number of the line.
+    """
+    values = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise BadArgument(f"meminfo: line {number}: not a value: {line[:80]!r}")
+        values[match[1]] = int(match[2])
+    return values
 
 
 def totalreserve_pages(stats: MachineStatistics) -> int:

@@ -30,7 +30,7 @@ from concmem.reports import (
 from concmem.reports.export import check_place, make_directory, replace_file, replace_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from concmem.mm.statistics import MachineStatistics
 
@@ -138,13 +138,17 @@ class ProcFs:
         Raises:
             BadArgument: there is no file *name*, or not any more.
         """
+        return self.render(self._statistics(), name)
+
+    def render(self, stats: MachineStatistics, name: str) -> str:
+        """`read` at the moment of *stats*, a snapshot that the caller has taken of the machine."""
         if name in self._files:
-            text = self._files[name](self._statistics())
+            text = self._files[name](stats)
             self.nr_reads[name] += 1
             return text
         for where, directory in self._directories.items():
             if name.startswith(_join(where, "")):
-                make = directory.find(self._statistics(), name.removeprefix(_join(where, "")))
+                make = directory.find(stats, name.removeprefix(_join(where, "")))
                 if make is not None:
                     text = make()
                     if not where:
@@ -156,7 +160,7 @@ class ProcFs:
         ]
         raise BadArgument(f"name: expected one of {', '.join(known)}; got {name!r}")
 
-    def export(self, directory: str | os.PathLike[str]) -> list[Path]:
+    def export(self, directory: str | os.PathLike[str], skip: Collection[str] = ()) -> list[Path]:
         """
         Write every file below *directory*, which is created if need be.
 
@@ -164,6 +168,9 @@ class ProcFs:
         still see some files of this export beside some of the one before. ``sys/kernel/slab`` is
         replaced as a whole, with whatever is in it, so that no cache stays there that is gone; for
         an instant it is not there. So is the directory of each process; those of others are removed.
+
+        Args:
+            skip: keys of `DIRECTORIES` that are left as they are.
 
         Returns:
             The paths written, sorted: those of :meth:`names`, but a link instead of what is in it.
@@ -173,9 +180,10 @@ class ProcFs:
             OSError: as from any write; complete files stay, incomplete ones are removed.
         """
         root = Path(directory)
+        directories = {where: d for where, d in self._directories.items() if where not in skip}
         for name in self._files:
             make_directory((root / name).parent)
-        for where in self._directories:
+        for where in directories:
             make_directory((root / where).parent)
             check_place(root / where)
         stats = self._statistics()
@@ -185,7 +193,7 @@ class ProcFs:
             replace_file(root / name, text)
             self.nr_reads[name] += 1
             written.append(name)
-        for where, tree in self._directories.items():
+        for where, tree in directories.items():
             files = {name: text() for name, text in tree.all_files(stats).items()}
             links = tree.links(stats)
             if not where:

@@ -29,7 +29,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from random import Random
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from concmem.errors import LockMisuse
 
@@ -42,6 +42,23 @@ HOT_FREE = 3
 
 THIS_CPU = "THIS_CPU"
 """Guard name for ``__guarded_by__``: only the owning CPU touches the field."""
+
+_LOCKLESS: Final = "lockless reads; writes: "
+
+
+def lockless_reads(guard: str) -> str:
+    """
+    A guard for ``__guarded_by__`` that only writers have to hold.
+
+    Readers without it are as ``READ_ONCE``, and writers as ``WRITE_ONCE``: the code says in a comment why a
+    stale value does no harm.
+    """
+    return _LOCKLESS + guard
+
+
+def split_guard(guard: str) -> tuple[str, bool]:
+    """The lock (or `THIS_CPU`) that *guard* names, and whether readers may do without."""
+    return guard.removeprefix(_LOCKLESS), guard.startswith(_LOCKLESS)
 
 
 class Lock(Protocol):
@@ -97,9 +114,14 @@ class WaitQueue(Protocol):
 
     @property
     def name(self) -> str: ...
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(
+        self, timeout: float | None = None, condition: Callable[[], bool] | None = None
+    ) -> bool:
         """
         Give the lock up, sleep, and take it again. *timeout* in seconds.
+
+        *condition* is what the caller waits for, if that can be said: who looks for lost wake-ups asks it
+        when nobody is left to wake the caller. Nothing else does.
 
         Returns whether there was a wake-up, as opposed to a time-out. A waiter must re-check its
         condition: a wake-up is a hint.
@@ -199,6 +221,26 @@ class PerCpu(Protocol[T_co]):
         """Every CPU's object, those of kernel threads last."""
 
 
+class LockStatistics(Protocol):
+    """Counts and times of locks, by class."""
+
+    def statistics(self) -> list[Any]: ...
+    def waits(self) -> dict[str, tuple[int, int]]: ...
+
+
+class HostCpu(Protocol):
+    """What everybody may know of a CPU of a runtime."""
+
+    number: int
+    name: str
+    thread: Any
+    """Its thread, a ``threading.Thread``."""
+    native_id: int
+    """The host's number of its thread."""
+    nr_interrupts: int
+    """Interrupts taken."""
+
+
 class Runtime(ABC):
     """
     A set of CPUs and the primitives to run on them.
@@ -207,8 +249,27 @@ class Runtime(ABC):
     data of its own under a number from `nr_cpus` up, so that it never shares a CPU's.
     """
 
+    name: str
+    """The mode, for people."""
     nr_cpus: int
     """CPUs that bodies run on, 1 to 256. Kernel threads are not counted."""
+    lockstat: LockStatistics | None
+    """Lock statistics, if they are kept."""
+
+    cpus: Sequence[HostCpu]
+    """The CPUs, then kernel threads."""
+
+    @abstractmethod
+    def claim(self, owner: object) -> None:
+        """
+        One machine for each runtime: the hot slots of its CPUs belong to *owner*.
+
+        Raises:
+            BadArgument: another machine has it already.
+        """
+
+    def want_cpus(self, nr_cpus: int) -> None:  # noqa: B027
+        """Somebody would like *nr_cpus* CPUs; a runtime whose number is fixed has what it has."""
 
     # -- primitives, made at construction of the objects that use them
 

@@ -79,7 +79,7 @@ class FreeRuntime(api.Runtime):
             raise BadArgument(f"cpus: must be 1 to {MAX_NR_CPUS}, got {nr_cpus}")
         self.nr_cpus = nr_cpus
         self.seed = seed
-        self.lockstat = LockStat() if lockstat else None
+        self.lockstat: LockStat | None = LockStat() if lockstat else None
         self._pin_to = sorted(os.sched_getaffinity(0)) if pin else []
         self._area: ContextVar[list[Any]] = ContextVar("concmem_area", default=NoArea())  # noqa: B039
         self.area = self._area.get

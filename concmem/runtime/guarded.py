@@ -17,7 +17,7 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from concmem.errors import BadArgument
-from concmem.runtime.api import THIS_CPU
+from concmem.runtime.api import THIS_CPU, split_guard
 
 T = TypeVar("T")
 
@@ -42,7 +42,8 @@ def check_guards(obj: object) -> None:
     Raises:
         BadArgument: ``__guarded_by__`` names something else; the message says which field.
     """
-    for field, guard in guards_of(type(obj)).items():
+    for field, declared in guards_of(type(obj)).items():
+        guard, _ = split_guard(declared)
         if guard == THIS_CPU:
             continue
         lock: Any = obj
@@ -76,7 +77,8 @@ def _watched_field(cls: type, field: str, guard: str, on_access: OnAccess) -> pr
     # The slot descriptor, or what an attribute in __dict__ is by default, or nothing.
     slot = getattr(cls, field, _NOTHING)
     is_slot = hasattr(slot, "__set__")
-    find_guard = None if guard == THIS_CPU else attrgetter(guard)
+    lock, _ = split_guard(guard)
+    find_guard = None if lock == THIS_CPU else attrgetter(lock)
 
     def read(obj: Any) -> Any:
         on_access(find_guard and find_guard(obj), field, False)

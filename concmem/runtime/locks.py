@@ -284,7 +284,9 @@ class FreeWaitQueue:
         self._sleeper = sleeper
         self._waiters: deque[Waiter] = deque()
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(
+        self, timeout: float | None = None, condition: Callable[[], bool] | None = None
+    ) -> bool:
         waiter = Waiter(self._sleeper())
         # Queued before the lock is given up: a waker, who needs the lock, cannot miss us.
         self._waiters.append(waiter)

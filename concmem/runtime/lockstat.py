@@ -133,6 +133,17 @@ class LockStat:
         rows.sort(key=lambda row: (-row.contentions, -row.acquisitions, row.name))
         return rows
 
+    def waits(self) -> dict[str, tuple[int, int]]:
+        """Contentions and nanoseconds waited of each class that was ever waited for: a quick look."""
+        times = {
+            name: [use.wait for use in list(uses)] for name, uses in list(self._classes.items())
+        }
+        sums = {
+            name: (sum(t.count for t in waits), sum(t.total for t in waits))
+            for name, waits in times.items()
+        }
+        return {name: (nr, ns) for name, (nr, ns) in sums.items() if nr}
+
 
 def _sum(name: str, uses: list[LockUse]) -> LockClassStatistics:
     wait = _Times.sum([use.wait for use in uses])

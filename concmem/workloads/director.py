@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from concmem.errors import CacheBusy, PageCountError
+from concmem.workloads.peaks import MixedLog, PeakLog
 from concmem.workloads.progress import Progress
 from concmem.workloads.result import MemoryResult, PhaseResult, flatten
 from concmem.workloads.slab_activity import SlabActivityLog
@@ -48,6 +49,9 @@ class Director(threading.Thread):
         self.stopping = False
         self._next_verify: float | None = None  # a time of perf_counter()
         self.slabs = SlabActivityLog(machine)
+        self.mixed = MixedLog(machine)
+        self.peaks = PeakLog(machine)
+        self._began = perf_counter()
         self._allocated_before = 0
         self._ended = False
         self._running = threading.Lock()
@@ -72,6 +76,10 @@ class Director(threading.Thread):
         self.stopping = True
         for worker in self.workers:
             worker.stopped = True
+
+    def _seconds(self) -> float:
+        """Since the run began."""
+        return perf_counter() - self._began
 
     # -- this thread
 
@@ -119,6 +127,8 @@ class Director(threading.Thread):
                 for worker in self.cpus
             ]
             self._watch(futures, phase, began)
+            if not self.errors:  # what the phase has made is still there, if its CPUs have left
+                self.peaks.look(self._seconds(), phase.name)
         finally:
             workload.end(self.machine)
             self._on_all_cpus(workload)
@@ -194,6 +204,7 @@ class Director(threading.Thread):
         except Exception as error:
             self._failed(error)
         self.verifications += 1
+        self.mixed.look(self._seconds())
         self._collect_interrupt_failures()
 
     def _clean_up(self, workload: Workload) -> None:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from concmem.reports.flows import FLOWS, coverage
+from concmem.reports.run import KIND, SCHEMA, plain
+from concmem.reports.run.rows import (
+    BadAccess,
+    CachePeak,
+    Leak,
+    MixedBlocks,
+    Moment,
+    ProcessPeak,
+    Timeline,
+)
 from concmem.runtime.lockstat import LockClassStatistics
 from concmem.workloads.host import HostUse
 from concmem.workloads.slab_activity import SlabActivity
@@ -132,6 +142,22 @@ class StressResult:
     vmalloc: VmallocResult = field(default_factory=VmallocResult)
     event_totals: dict[str, int] = field(default_factory=dict)
     """All events of this run, those of caches and page sets too: what proves arrows of flowcharts."""
+    hung: bool = False
+    """Whether the CPUs came to a stop: nobody could look at the machine afterwards."""
+    timeline: Timeline = field(default_factory=Timeline)
+    """Samples taken while it ran."""
+    caches: tuple[CachePeak, ...] = ()
+    """Every cache when it had most slabs, the largest first."""
+    busiest: Moment | None = None
+    """The machine when it had the least free memory; ``None``: nobody looked."""
+    processes: ProcessPeak | None = None
+    """Processes when they had most memory; ``None``: none had any when somebody looked."""
+    mixed: tuple[MixedBlocks, ...] = ()
+    """Page blocks with pages of another type, as seen at verifications."""
+    leaks: tuple[Leak, ...] | None = None
+    """What kmemleak has found; ``None``: it was not on."""
+    bad_accesses: tuple[BadAccess, ...] | None = None
+    """What slab debugging and page poisoning have found; ``None``: they were not on."""
 
     @property
     def clean(self) -> bool:
@@ -175,18 +201,17 @@ class StressResult:
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary of everything, with the sums and rates."""
-        plain = asdict(self)
-        for cpu, row in zip(self.cpus, plain["cpus"], strict=True):
-            row["rate"] = cpu.rate
-            row["host"] = cpu.host._asdict()
-        plain["memory"] = self.memory._asdict()
-        plain["locks"] = [_lock_to_json(lock) for lock in self.locks]
-        plain["slabs"] = [slab.to_json() for slab in self.slabs]
-        plain["vmalloc"] = self.vmalloc._asdict()
-        plain["coverage"] = {
+        data = plain({each.name: getattr(self, each.name) for each in fields(self)})
+        data["cpus"] = [{**plain(asdict(cpu)), "rate": cpu.rate} for cpu in self.cpus]
+        data["phases"] = [asdict(phase) for phase in self.phases]
+        data["errors"] = [asdict(error) for error in self.errors]
+        data["slabs"] = [slab.to_json() for slab in self.slabs]
+        data["coverage"] = {
             flow.name: coverage(flow, self.event_totals).to_json() for flow in FLOWS.values()
         }
         return {
+            "kind": KIND,
+            "schema": SCHEMA,
             "verdict": self.verdict,
             "operations": self.operations,
             "rate": self.rate,
@@ -195,18 +220,8 @@ class StressResult:
             "objects_allocated": self.objects_allocated,
             "objects_freed": self.objects_freed,
             "cross_cpu_object_frees": self.cross_cpu_object_frees,
-            **plain,
+            **data,
         }
-
-
-def _lock_to_json(lock: LockClassStatistics) -> dict[str, Any]:
-    """Times in nanoseconds."""
-    row = lock._asdict()
-    row["wait"] = lock.wait._asdict()
-    row["hold"] = lock.hold._asdict()
-    for points in ("contention_points", "contending_points"):
-        row[points] = [list(point) for point in row[points]]
-    return row
 
 
 def flatten(error: BaseException) -> Iterator[BaseException]:

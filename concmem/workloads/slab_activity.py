@@ -25,6 +25,8 @@ class SlabActivity(NamedTuple):
     """Remote frees: to slabs of other CPUs, or of none."""
     slabs_allocated: int
     slabs_freed: int
+    order_fallback: int = 0
+    """Of the slabs allocated, those of the smaller order, since there was no block of the usual one."""
 
     @property
     def operations(self) -> int:
@@ -62,6 +64,7 @@ _EVENTS = {
     "free_slowpath": "free_slowpath",
     "slabs_allocated": "alloc_slab",
     "slabs_freed": "free_slab",
+    "order_fallback": "order_fallback",
 }
 """Field of `SlabActivity`: event of the cache."""
 

@@ -22,7 +22,9 @@ from concmem.errors import ConcmemError
 from concmem.reports.flows import event_totals, since
 from concmem.workloads.director import Director, describe, memory_in_use
 from concmem.workloads.host import HostUse, sample
+from concmem.workloads.observer import Observer
 from concmem.workloads.result import CpuResult, StressResult, VmallocResult, report_error
+from concmem.workloads.sampler import Sampler
 
 if TYPE_CHECKING:
     from concmem.machine import Machine
@@ -105,7 +107,9 @@ class _Run:
         self.scenario = scenario
         self._on_progress = on_progress
         self._lockup_seconds = lockup_seconds
-        self._director = Director(machine, scenario)
+        self._director = director = Director(machine, scenario)
+        sampler = Sampler(machine, director.cpus, lambda: director.current)
+        self._observer = Observer(sampler, director.peaks)
         self._interrupted = False
         self._hung = False
         self._before = machine.statistics()
@@ -116,6 +120,13 @@ class _Run:
 
     def watch(self, every: float) -> None:
         """Start, and wait for the end, for a hang, or for the user."""
+        self._observer.start()
+        try:
+            self._watch(every)
+        finally:
+            self._observer.stop()
+
+    def _watch(self, every: float) -> None:
         director = self._director
         director.start()
         ended = False
@@ -209,6 +220,12 @@ class _Run:
                 name: count - self._before.events.get(name, 0) for name, count in events.items()
             },
             locks=machine.lock_statistics(),
+            hung=self._hung,
+            timeline=self._observer.sampler.timeline(self._observer.error),
+            caches=director.peaks.caches(),
+            busiest=director.peaks.busiest,
+            processes=director.peaks.processes,
+            mixed=director.mixed.result(),
         )
         result.event_totals = dict(result.events)
         if not self._hung:  # these stop all CPUs, or take locks

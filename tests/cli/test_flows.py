@@ -69,7 +69,10 @@ def test_a_run_counts_its_own_steps_only(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     assert main(["stress", "vmalloc-churn", *FAST, "--json", str(path)]) == 0
     data = json.loads(path.read_text())
-    assert data["event_totals"]["proc.meminfo"] == data["event_totals"]["proc.buddyinfo"] == 1
+    totals = data["event_totals"]
+    # Read at the end, and when memory was fullest; both each time.
+    assert totals["proc.meminfo"] == totals["proc.buddyinfo"] >= 1
+    assert totals["vmalloc_map"] == data["events"]["vmalloc_map"] > 0
     assert data["meminfo"].startswith("MemTotal:")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
+from concmem.errors import BadArgument
 from concmem.mm.statistics import MachineStatistics
 from concmem.reports import meminfo, vmstat
 
@@ -145,3 +146,25 @@ def test_psutil_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert memory.available == (3840 + 700000 - 3840 - 16741 - 1536) * 4096
     swap = psutil.swap_memory()
     assert (swap.total, swap.sin, swap.sout) == (0, 0, 0)
+
+
+def test_parse_reads_what_render_writes() -> None:
+    """Every line by its name, with and without a unit."""
+    text = meminfo.render(STATS)
+    assert meminfo.parse(text) == parse(text)
+    assert meminfo.parse("") == {}
+
+
+def test_parse_reads_the_kernel_of_this_host() -> None:
+    """Whatever it has."""
+    host = Path("/proc/meminfo")
+    if not host.exists():
+        pytest.skip("this host has no /proc/meminfo")
+    assert meminfo.parse(host.read_text())["MemTotal"] > 0
+
+
+@pytest.mark.parametrize("line", ["MemTotal", "MemTotal: x kB", "MemTotal: 1 MB", "", "a b: 1 kB"])
+def test_parse_names_the_line_that_is_none(line: str) -> None:
+    """By its number."""
+    with pytest.raises(BadArgument, match=r"^meminfo: line 2: not a value"):
+        meminfo.parse(f"MemFree:   1 kB\n{line}\nMemFree:  1 kB\n")

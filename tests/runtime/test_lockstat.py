@@ -125,6 +125,11 @@ def test_forced_contention(make: Make, kind: str) -> None:
     assert row.contending_points == ((f"{here}.hold", 1),)
     _check_times(row.wait)
     _check_times(row.hold)
+    assert rt.lockstat is not None
+    waits = rt.lockstat.waits()
+    assert waits["lock"] == (1, row.wait.total)
+    # The runtime's own locks may have been waited for, too; those that never were are not in it.
+    assert waits.keys() == {each.name for each in rt.lockstat.statistics() if each.contentions}
 
 
 def test_reader_writer_rows(make: Make) -> None:

@@ -14,6 +14,7 @@ from concmem.errors import BadArgument
 from concmem.mm import gfp as gfp_flags
 from concmem.mm.debug.fault_attr import FaultAttr, Flag, Whole
 from concmem.mm.gfp import GFP_KERNEL, check_gfp
+from concmem.mm.kmem_cache import Functions
 from concmem.mm.slab_flags import SLAB_FAILSLAB
 from concmem.units import MAX_PAGE_ORDER
 
@@ -53,9 +54,9 @@ class FailSlab(FaultAttr):
             return False
         return self.should_fail(s.object_size, bool(gfp & gfp_flags.NOWARN))
 
-    def bind(self, s: KmemCache) -> None:
-        """Ask before each allocation from *s*, a new cache."""
-        alloc: Any = s.alloc
+    def watch(self, s: KmemCache, functions: Functions) -> Functions:
+        """*functions* of *s*, which ask before each allocation."""
+        alloc: Any = functions.alloc
         should_failslab = self.should_failslab
 
         def alloc_or_fail(
@@ -68,8 +69,7 @@ class FailSlab(FaultAttr):
             address: int | None = alloc(gfp, node, *orig_size)
             return address
 
-        s.alloc = alloc_or_fail
-        s.bulk = _FailBulk(s.bulk, self)
+        return functions._replace(alloc=alloc_or_fail, bulk=_FailBulk(functions.bulk, self))
 
 
 class _FailBulk:

@@ -30,6 +30,7 @@ from concmem.mm.debug.shadow import (
     Shadow,
 )
 from concmem.mm.gfp import GFP_KERNEL
+from concmem.mm.kmem_cache import Functions
 from concmem.mm.memory import pfn_to_virt
 from concmem.mm.slab_flags import SLAB_TYPESAFE_BY_RCU
 from concmem.mm.slab_geometry import align_up
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from concmem.mm.mem_map import MemMap
     from concmem.mm.memory import Memory
     from concmem.mm.page import Page
+    from concmem.mm.slub_fast_path import Free
     from concmem.runtime.api import Runtime
 
 _SKIP: Final = 2
@@ -73,12 +75,12 @@ class Kasan:
         self._depot = depot
         self._raises = raises
         self.shadow = Shadow(memory.size)
-        self.quarantine = Quarantine(rt, memory.size, self._free_for_good)
+        self.quarantine = Quarantine(rt, memory.size)
         self._allocated: dict[int, Track] = {}
         self._freed: dict[int, Track] = {}
-        self._free: dict[KmemCache, Any] = {}
-        """How each cache really frees."""
-        self._reporter = KasanReporter(rt, mem_map, self.shadow, reports, page_reporter, self.tracks)
+        self._reporter = KasanReporter(
+            rt, mem_map, self.shadow, reports, page_reporter, self.tracks
+        )
 
     # -- accesses
 
@@ -138,11 +140,11 @@ class Kasan:
         """It is done."""
         self.shadow.poison(address, nr_bytes, SLAB_REDZONE)
 
-    def bind(self, s: KmemCache) -> None:
-        """Watch all objects of *s*, a new cache."""
-        alloc: Any = s.alloc
+    def watch(self, s: KmemCache, functions: Functions) -> Functions:
+        """*functions* of *s*, so that all its objects are watched."""
+        alloc: Any = functions.alloc
+        free = functions.free
         sized = s.layout is not None
-        self._free[s] = s.free
         slab_alloc, slab_free = self.slab_alloc, self.slab_free
 
         def kasan_alloc(
@@ -156,10 +158,9 @@ class Kasan:
 
         def kasan_free(address: int) -> None:
             """As ``cache.free`` of any cache; the object is not used again at once."""
-            slab_free(s, address)
+            slab_free(s, address, free)
 
-        s.alloc, s.free = kasan_alloc, kasan_free
-        s.bulk = KasanBulk(s.bulk, self)
+        return Functions(kasan_alloc, kasan_free, KasanBulk(functions.bulk, self, free))
 
     def slab_alloc(self, s: KmemCache, address: int, size: int | None = None) -> None:
         """The object is somebody's, who may use *size* bytes."""
@@ -172,41 +173,36 @@ class Kasan:
         self._allocated[address] = self._track()
         self._freed.pop(address, None)
 
-    def slab_free(self, s: KmemCache, address: int) -> None:
+    def slab_free(self, s: KmemCache, address: int, free: Free) -> None:
         """
         The object is nobody's any more (``__kasan_slab_free``). On a CPU.
+
+        Args:
+            free: gives it back to the allocator, as its owner would.
 
         Raises:
             BadFree, DoubleFree: it was not.
         """
         if s.flags & SLAB_TYPESAFE_BY_RCU or address.__class__ is not int or not s.refcount:
-            self._free[s](address)
+            free(address)
             return
         slab = self.slabs.get(address >> PAGE_SHIFT)
         self._rt.smp_processor_id()  # on no CPU: NotACpu, before anything is changed
         # One step, so of two CPUs that free the same object one finds nothing.
-        index = slab.owners.pop(address, None) if slab is not None and slab.slab_cache is s else None
+        index = (
+            slab.owners.pop(address, None) if slab is not None and slab.slab_cache is s else None
+        )
         if slab is None or index is None:
             raise self.bad_free(s, slab, address)
         self.shadow.poison(address, s.object_size, SLAB_FREE)
         self._freed[address] = self._track()
-        self.quarantine.put(Quarantined(s, slab, address, index))
+        self.quarantine.put(Quarantined(s, slab, address, index, free))
 
     def bad_free(self, s: KmemCache, slab: Page | None, address: int) -> KernelBug:
         """Report that nobody has the object at *address*; what to raise."""
         error = describe_bad_free(self._rt, s, slab, address)
         self._reporter.report_free(address, error)
         return error
-
-    def _free_for_good(self, quarantined: Quarantined) -> None:
-        """The allocator gets the object, as from its owner."""
-        s, slab, address, index = quarantined
-        slab.owners[address] = index
-        self._free[s](address)
-
-    def forget(self, s: KmemCache) -> None:
-        """The cache is gone."""
-        self._free.pop(s, None)
 
     def _track(self) -> Track:
         cpu = self._rt.smp_processor_id()

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 
     from concmem.mm.debug.kasan import Kasan
     from concmem.mm.kmem_cache import Bulk, KmemCache
+    from concmem.mm.slub_fast_path import Free
 
 
 class KasanBulk:
     """Allocates as a cache of any machine does, and frees one by one, into quarantine."""
 
-    def __init__(self, bulk: Bulk, kasan: Kasan) -> None:
+    def __init__(self, bulk: Bulk, kasan: Kasan, free: Free) -> None:
+        self._free = free
         self._bulk = bulk
         self._kasan = kasan
 
@@ -41,4 +43,4 @@ class KasanBulk:
             if slab is None or slab.slab_cache is not s or address not in slab.owners:
                 raise self._kasan.bad_free(s, slab, address)
         for address in left:
-            self._kasan.slab_free(s, address)
+            self._kasan.slab_free(s, address, self._free)

@@ -135,7 +135,9 @@ class ObjectLayout:
         elif self.poison:
             pieces.append((pad + size, bytes([POISON_INUSE]) * (self.inuse - size)))
         if self.poison:
-            pieces.append((pad + self.info_end, bytes([POISON_INUSE]) * (self.span - self.info_end)))
+            pieces.append(
+                (pad + self.info_end, bytes([POISON_INUSE]) * (self.span - self.info_end))
+            )
         return _joined(pieces)
 
 

@@ -58,9 +58,7 @@ class PageReporter:
             logged: False: keep the report, and do not log it.
             raised: whether the caller gets an exception as well.
         """
-        allocated, freed = (
-            self._owner.tracks(page.pfn) if self._owner is not None else (None, None)
-        )
+        allocated, freed = self._owner.tracks(page.pfn) if self._owner is not None else (None, None)
         report = self._reports.add(
             "page",
             page.zone.name,

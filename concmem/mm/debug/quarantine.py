@@ -10,12 +10,12 @@ Follows ``mm/kasan/quarantine.c`` of Linux 6.12, which has one more queue for al
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from concmem.mm.kmem_cache import KmemCache
     from concmem.mm.page import Page
+    from concmem.mm.slub_fast_path import Free
     from concmem.runtime.api import Runtime
 
 FRACTION: Final = 32
@@ -28,8 +28,10 @@ class Quarantined(NamedTuple):
     cache: KmemCache
     slab: Page
     address: int
-    index: int
+    fp_index: int
     """Of its free pointer, as `Page.owners` has it."""
+    free: Free
+    """Gives it to the allocator."""
 
 
 class _Queue:
@@ -43,13 +45,10 @@ class _Queue:
 
 
 class Quarantine:
-    """Of one machine. *free* frees an object for good."""
+    """Of one machine."""
 
-    def __init__(
-        self, rt: Runtime, memory_size: int, free: Callable[[Quarantined], None]
-    ) -> None:
+    def __init__(self, rt: Runtime, memory_size: int) -> None:
         self._rt = rt
-        self._free = free
         self._queues = rt.percpu(_Queue, "kasan quarantine")
         self._limit = memory_size // FRACTION // rt.nr_cpus
         self.addresses: dict[int, Quarantined] = {}
@@ -89,4 +88,6 @@ class Quarantine:
     def _let_go(self, queue: _Queue, oldest: Quarantined) -> None:
         queue.nr_bytes -= oldest.cache.size
         del self.addresses[oldest.address]
-        self._free(oldest)
+        # The allocator gets it as from its owner.
+        oldest.slab.owners[oldest.address] = oldest.fp_index
+        oldest.free(oldest.address)

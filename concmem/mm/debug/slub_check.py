@@ -286,6 +286,7 @@ class SlubCheck:
 
     def _words_of(self, s: KmemCache) -> Words:
         """Free pointers of *s*, as they are meant."""
+        words: Words
         try:
             words = self._words.this()
         except NotACpu:  # whoever verifies the machine

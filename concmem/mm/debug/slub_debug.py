@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from concmem.errors import BadArgumentType, ConcmemError, DoubleFree, KernelBug
 from concmem.mm import gfp as gfp_flags
 from concmem.mm.debug.slub_debug_free import Chain
 from concmem.mm.gfp import GFP_KERNEL
+from concmem.mm.kmem_cache import Functions
 from concmem.mm.slub import describe_bad_free
 from concmem.mm.slub_bulk import check_addresses, check_nr
 from concmem.units import PAGE_SHIFT
@@ -41,12 +43,15 @@ class SlubDebug:
         self._reporter = check.reporter
         self._slabs = slub.mem_map.slabs
 
+    def functions(self, s: KmemCache, offset: int) -> Functions:
+        """Those of a debug cache, whose per-CPU structures are at *offset*."""
+        return Functions(self._make_alloc(s, offset), self._make_free(s), self)
+
     # -- one object
 
-    def make_alloc(self, s: KmemCache) -> Alloc:
-        """``cache.alloc`` of a debug cache."""
+    def _make_alloc(self, s: KmemCache, offset: int) -> Alloc:
         rt = self._slub.rt
-        area, cond_resched, offset = rt.area, rt.cond_resched, s.cpu_slab.offset
+        area, cond_resched = rt.area, rt.cond_resched
         slab_alloc, prepare, finish = self._alloc.slab_alloc, self._prepare, self._finish
 
         def alloc(
@@ -82,8 +87,7 @@ class SlubDebug:
         self._slub.memory.fill(address, orig_size or s.object_size)
         return address
 
-    def make_free(self, s: KmemCache) -> Free:
-        """``cache.free`` of a debug cache."""
+    def _make_free(self, s: KmemCache) -> Free:
         slab_of = self._slabs.get
         free_to_partial_list, no_object_of = self._free.free_to_partial_list, self._no_object_of
 
@@ -163,8 +167,6 @@ class SlubDebug:
 
     def _free_chain(self, s: KmemCache, slab: Page, addresses: list[int]) -> None:
         words = self._free.this_cpu(s).words
-        for address, following in zip(addresses, addresses[1:], strict=False):
+        for address, following in pairwise(addresses):
             s.set_freepointer(words, address, following)
-        self._free.free_to_partial_list(
-            s, slab, Chain(addresses[0], addresses[-1], len(addresses))
-        )
+        self._free.free_to_partial_list(s, slab, Chain(addresses[0], addresses[-1], len(addresses)))

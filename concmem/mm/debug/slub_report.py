@@ -126,6 +126,18 @@ class SlubReporter:
         where = address or pfn_to_virt(slab.pfn)
         return self.reports.add("slab", s.name, reason, where, lines, raised=raised)
 
+    def wrong_cache(self, s: KmemCache, slab: Page | None, address: int) -> DebugReport:
+        """An object is freed to *s* that is of another cache, or none (``cache_from_obj``)."""
+        owner = None if slab is None else slab.slab_cache
+        if owner is None:
+            lines = ["virt_to_cache: Object is not a Slab page!"]
+        else:
+            lines = [f"cache_from_obj: Wrong slab cache. {s.name} but object is from {owner.name}"]
+            lines += self.print_tracking(owner, address)
+        reason = lines[0].partition(": ")[2]
+        lines += self.reports.dump_stack()
+        return self.reports.add("slab", s.name, reason, address, lines, raised=True)
+
     def fix_line(self, s: KmemCache, text: str) -> str:
         """``slab_fix``: what is done about it."""
         return f"FIX {s.name}: {text}"

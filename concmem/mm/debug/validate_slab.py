@@ -94,6 +94,8 @@ def _validate_cache(
     if s.refcount != 1 + len(s.aliases):
         raise SlabError(f"{s.name}: refcount {s.refcount}, but its aliases are {s.aliases}")
     found: dict[Page, _Found] = {}
+    if not s.is_up:
+        return set()  # nobody has ever used it; a slab of it would be found by its pages
     for each in _slabs_of(s):
         if each.slab in found:
             raise SlabError(

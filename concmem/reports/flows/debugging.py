@@ -1,8 +1,8 @@
 """
 Debugging and monitoring: what can be switched on, read, and concluded.
 
-A ``/proc`` file is in the chart each time it is read. A report says something about memory, buddies and
-processes each time that it is made.
+A ``/proc`` file is in the chart each time it is read; a stress run reads them when memory is fullest. A report
+counts each of its parts when it is made of a run (:mod:`concmem.reports.report`).
 """
 
 from __future__ import annotations

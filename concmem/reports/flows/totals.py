@@ -10,6 +10,8 @@ a plain name       an event of the machine (``MachineStatistics.events``)
 ``pcp.<name>``     what the page sets of the CPUs (not of kernel threads) did
 ``proc.<file>``    times that a ``/proc`` file was read
 =================  =========================================================================
+
+Not of a machine are ``report_<part>``: a report of a run adds them when it is made (`Report.event_totals`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,121 @@
+"""``concmem hunt``: look for a schedule under which a program fails."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from concmem.cli import targets
+from concmem.cli.output import BROKEN, CLEAN, INTERRUPTED
+from concmem.errors import BadArgument
+
+if TYPE_CHECKING:
+    from concmem.explore import Outcome, Scheduler
+
+SCHEDULERS: Final = ("random", "pct", "pos", "urw", "surw", "pb", "db", "dfs", "dpor", "rr")
+
+DESCRIPTION: Final = """\
+Run a program again and again, each time under another schedule, until it fails: an assertion, an
+exception, a deadlock, a lost wake-up, a data race, a lock that is not given back, a livelock. The
+schedule is then made as simple as possible, shown, and printed as a line to replay.
+"""
+
+EPILOG: Final = """\
+examples:
+  concmem hunt mytests:program                       10,000 executions under PCT
+  concmem hunt mytests:program --scheduler dpor      every behaviour once: can end with "exhausted"
+  concmem hunt mytests:program --seconds 60 --json found.json --html found.html
+  concmem hunt slab-churn --ops 4 --cpus 2           a stress workload, on a small machine
+  concmem replay mytests:program 'v1:3.0,21.1'       what was found, again
+
+mytests.py, in this directory, might be:
+  from concmem import explore
+  def program(rt):
+      x = rt.cell(0, "x")
+      def body():
+          x.value = x.value + 1
+      def after():
+          assert x.value == 2
+      return explore.Program([body, body], after)
+
+schedulers: random (each choice alike), pct (finds bugs of --depth with a known probability), pos,
+  urw, surw (sample other spaces), pb, db (few preemptions or delays first), dfs, dpor (everything).
+
+exit status: 0 nothing found, 1 found, 2 bad usage, 130 interrupted and nothing found until then.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the sub-command's parser."""
+    parser = subparsers.add_parser(
+        "hunt",
+        help="look for a schedule under which a program fails",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    targets.add_target(parser)
+    add = parser.add_argument
+    add("--scheduler", choices=SCHEDULERS, default="pct", metavar="NAME",
+        help="who decides (default: pct)")  # fmt: skip
+    add("--depth", type=int, metavar="D", help="bug depth to look for, with pct (default: 3)")
+    add("--executions", type=int, metavar="N", help="at most so many (default: 10000)")
+    add("--seconds", type=float, metavar="S", help="at most so long")
+    add("--seed", type=int, default=0, metavar="N", help="of all random decisions (default: 0)")
+    targets.add_execution_options(parser)
+    add("--no-shrink", action="store_true", help="leave the schedule as it was found")
+    add("--no-pin", action="store_true", help="do not keep the threads on one host CPU")
+    targets.add_outputs(parser)
+    add("--no-progress", action="store_true", help="show no progress")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the sub-command; the exit status."""
+    from concmem import explore
+    from concmem.cli.hunt_display import HuntProgress, Outputs
+
+    outputs = Outputs(args)
+    program = targets.load_target(args)
+    scheduler = _scheduler(args)
+    executions = args.executions
+    if executions is None:
+        executions = 10_000 if args.seconds is None else 1 << 62
+    options: dict[str, Any] = targets.execution_options(args)
+    with HuntProgress(executions, args.seconds, quiet=args.no_progress) as progress:
+        outcome = explore.check(
+            program,
+            scheduler,
+            executions,
+            args.seed,
+            seconds=args.seconds,
+            shrink=not args.no_shrink,
+            pin=not args.no_pin,
+            progress=progress,
+            **options,
+        )
+    return show(args, outcome, outputs)
+
+
+def show(args: argparse.Namespace, outcome: Outcome, outputs: Any) -> int:
+    """Print and write *outcome*; the exit status."""
+    if outcome.failure is not None:
+        outcome.failure.target = targets.replay_target(args)
+    out = sys.stderr if outputs.json is not None and outputs.json.is_stdout else sys.stdout
+    print(outcome.to_text(colour=out.isatty() and not os.environ.get("NO_COLOR")), file=out)
+    outputs.write(outcome)
+    if outcome.failure is not None:
+        return BROKEN
+    return INTERRUPTED if outcome.interrupted else CLEAN
+
+
+def _scheduler(args: argparse.Namespace) -> str | Scheduler:
+    from concmem.explore import PCT
+
+    if args.depth is None:
+        return str(args.scheduler)
+    if args.scheduler != "pct":
+        raise BadArgument("depth: is for --scheduler pct")
+    return PCT(depth=args.depth)

@@ -1,0 +1,324 @@
+"""The front door: :func:`check`, :func:`replay`, :func:`shrink`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Final
+
+from concmem.errors import BadArgument, BadArgumentType, ReplayDiverged
+from concmem.explore.failure import Failure
+from concmem.explore.runner import DETECTORS, Limits, MakeProgram, Runner, failure_from
+from concmem.explore.schedule import Schedule
+from concmem.explore.scheduler import Scheduler
+from concmem.explore.schedulers import make_scheduler
+from concmem.explore.schedulers.replay import Replay
+from concmem.explore.shrink import minimize
+
+EXECUTIONS: Final = 10_000
+SHRINK_SECONDS: Final = 5.0
+
+
+@dataclass
+class Coverage:
+    """How much of a program a check has seen."""
+
+    schedules: int = 0
+    """Different schedules."""
+    steps_min: int = 0
+    steps_max: int = 0
+    """Steps of the shortest and of the longest execution."""
+    tasks: int = 0
+    """The most tasks (CPUs, interrupts, kernel threads) that took part in one."""
+    preemptions_max: int = 0
+    """The most deviations that one schedule had."""
+
+
+@dataclass
+class Outcome:
+    """
+    What a check has found, or what it means that it found nothing.
+
+    ``bool(outcome)`` is whether nothing was found; ``str(outcome)`` says it in words.
+    """
+
+    scheduler: str
+    seed: int
+    failure: Failure | None = None
+    executions: int = 0
+    steps: int = 0
+    """Of all executions."""
+    seconds: float = 0.0
+    exhausted: bool = False
+    """Whether every schedule was covered: nothing was cut off, by a bound neither."""
+    bound: int | None = None
+    """The deepest bound that was covered completely, for schedulers that have bounds."""
+    bounds: str = ""
+    """What `bound` counts, such as ``preemptions``."""
+    probability: float | None = None
+    """At least so probable is it that a bug of the scheduler's depth would have been found."""
+    coverage: Coverage = field(default_factory=Coverage)
+    abandoned: int = 0
+    """Executions that were broken off because others cover them."""
+    interrupted: bool = False
+    """Ended by Ctrl-C."""
+    depth: int | None = None
+    """Which bug depth `probability` is for."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments that were not the usual ones, and decide what an execution is."""
+    ended_by: str = ""
+    """
+    ``failure``, ``exhausted``, ``executions``, ``seconds``, ``interrupt``, or ``scheduler``: that had no more,
+    although there is more.
+    """
+
+    def __bool__(self) -> bool:
+        return self.failure is None
+
+    def to_text(self, width: int | None = None, colour: bool = False) -> str:
+        """``str(outcome)`` in so many columns (``None``: those of the terminal), for a terminal in colour."""
+        from concmem.explore.render.summary import summarize
+        from concmem.explore.render.table import Look, terminal_width
+
+        return summarize(self, Look(width or terminal_width(), colour))
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+
+Progress = Callable[[Outcome], None]
+
+
+def check(
+    program: MakeProgram,
+    scheduler: str | Scheduler = "pct",
+    executions: int = EXECUTIONS,
+    seed: int = 0,
+    *,
+    seconds: float | None = None,
+    cpus: int | None = None,
+    max_steps: int = Limits.max_steps,
+    early_timeouts: int = 0,
+    spurious_wakeups: int = 0,
+    detectors: frozenset[str] | set[str] = DETECTORS,
+    shrink: bool = True,
+    pin: bool = True,
+    progress: Progress | None = None,
+) -> Outcome:
+    """
+    Run *program* under many schedules, until one fails.
+
+    Args:
+        program: called with a fresh runtime for each execution; returns a `Program`.
+        scheduler: ``random pct pos urw surw pb db dfs dpor rr nondeterminism``, or an object.
+        executions: the most; *seconds*: of the search, the most.
+        seed: everything random follows from it; the same seed, the same search.
+        cpus: of the runtime; by default what the program needs.
+        max_steps: an execution with more fails with ``livelock`` or ``step-limit``.
+        early_timeouts, spurious_wakeups: how many an execution may have. Other time-outs fire when nobody
+            can go on.
+        detectors: of ``races`` and ``lockdep``; the others are always on.
+        shrink: look for the simplest schedule, and the smallest program, that fail the same way.
+        pin: keep all threads on one host CPU meanwhile; ten times as fast.
+        progress: called now and then with the outcome so far.
+
+    Returns:
+        The outcome. Ctrl-C ends the search and gives the outcome so far.
+
+    Raises:
+        BadArgument: an argument cannot be.
+        ReplayDiverged: the program depends on more than its schedule.
+    """
+    _check_number("executions", executions, 1)
+    _check_number("max_steps", max_steps, 1)
+    _check_number("early_timeouts", early_timeouts, 0)
+    _check_number("spurious_wakeups", spurious_wakeups, 0)
+    if seconds is not None and not seconds > 0:
+        raise BadArgument(f"seconds: must be positive, got {seconds!r}")
+    unknown = set(detectors) - DETECTORS
+    if unknown:
+        raise BadArgument(f"detectors: unknown {sorted(unknown)}, there are {sorted(DETECTORS)}")
+    limits = Limits(max_steps, early_timeouts, spurious_wakeups, frozenset(detectors))
+    policy = make_scheduler(scheduler)
+    policy.reset(seed)
+    runner = Runner(program, cpus, limits=limits, pin=pin)
+    outcome = Outcome(policy.name, seed, bounds=policy.bounds, options=runner.options())
+    with runner.session():
+        try:
+            _search(runner, policy, outcome, executions, seconds, progress)
+        except KeyboardInterrupt:
+            outcome.interrupted = True
+            outcome.ended_by = "interrupt"
+        outcome.bound = policy.bound
+        if outcome.failure is not None:
+            _explain(runner, outcome.failure, shrink)
+    coverage = outcome.coverage
+    if outcome.failure is None:
+        outcome.probability = policy.probability(
+            outcome.executions, coverage.steps_max, coverage.tasks
+        )
+        outcome.depth = getattr(policy, "depth", None)
+    return outcome
+
+
+def _search(
+    runner: Runner,
+    policy: Scheduler,
+    outcome: Outcome,
+    executions: int,
+    seconds: float | None,
+    progress: Progress | None,
+) -> None:
+    """Execute until there is a failure, nothing left, or a limit is reached."""
+    start = now = perf_counter()
+    told = start
+    seen: set[int] = set()
+    coverage = outcome.coverage
+    outcome.ended_by = "executions"
+    suspicion: Failure | None = None
+    try:
+        while outcome.executions < executions:
+            if seconds is not None and now - start >= seconds:
+                outcome.ended_by = "seconds"
+                return
+            execution = runner.run_once(policy)
+            now = perf_counter()
+            if execution is None:
+                outcome.exhausted = policy.exhaustive
+                outcome.ended_by = "exhausted" if policy.exhaustive else "scheduler"
+                return
+            outcome.executions += 1
+            step = execution.step
+            outcome.steps += step
+            if execution.scheduler_error is not None:
+                outcome.abandoned += 1
+            else:
+                seen.add(hash(tuple(execution.deviations)))
+                coverage.steps_max = max(coverage.steps_max, step)
+                coverage.steps_min = min(coverage.steps_min or step, step)
+                coverage.preemptions_max = max(coverage.preemptions_max, len(execution.deviations))
+                coverage.tasks = max(coverage.tasks, execution.nr_tasks())
+            failure = failure_from(execution)
+            if failure is not None:
+                failure.executions = outcome.executions
+                if failure.kind == "lockdep":
+                    # What could go wrong; perhaps some schedule shows that it does.
+                    suspicion = suspicion or failure
+                    continue
+                outcome.failure = failure
+                outcome.ended_by = "failure"
+                return
+            if progress is not None and now - told >= 0.25:
+                told = now
+                outcome.seconds = now - start
+                coverage.schedules = len(seen)
+                outcome.bound = policy.bound
+                progress(outcome)
+    finally:
+        outcome.failure = outcome.failure or suspicion
+        outcome.exhausted = outcome.exhausted and outcome.failure is None
+        outcome.seconds = perf_counter() - start
+        coverage.schedules = len(seen)
+
+
+def _explain(runner: Runner, failure: Failure, shrink: bool) -> None:
+    """Make the schedule of *failure* simple, and record what happens under it."""
+    schedule = Schedule.parse(failure.schedule)
+    failure.original_schedule = failure.schedule
+    if shrink:
+        schedule = minimize(runner, schedule, failure.identity, SHRINK_SECONDS)
+    again = _replay(runner, schedule)
+    if again is None or again.identity != failure.identity:
+        failure.notes.append(
+            "the same schedule does not show it again: the program depends on more than its schedule"
+        )
+        return
+    failure.schedule = str(schedule)
+    for name in ("error", "cpu", "step", "place", "trace", "options"):
+        setattr(failure, name, getattr(again, name))
+
+
+def replay(
+    program: MakeProgram,
+    schedule: str | Schedule,
+    *,
+    cpus: int | None = None,
+    max_steps: int = Limits.max_steps,
+    early_timeouts: int = 0,
+    spurious_wakeups: int = 0,
+    detectors: frozenset[str] | set[str] = DETECTORS,
+    pin: bool = True,
+) -> Outcome:
+    """
+    Run *program* once under *schedule*; the other arguments as they were for :func:`check`.
+
+    Raises:
+        ReplayDiverged: the program does not do what it did when the schedule was recorded.
+    """
+    wanted = Schedule.parse(schedule)
+    limits = Limits(max_steps, early_timeouts, spurious_wakeups, frozenset(detectors))
+    runner = Runner(program, cpus, limits=limits, pin=pin)
+    outcome = Outcome("replay", 0, executions=1, ended_by="executions")
+    start = perf_counter()
+    with runner.session():
+        outcome.failure = _replay(runner, wanted)
+    outcome.seconds = perf_counter() - start
+    if outcome.failure is not None:
+        outcome.failure.executions = 1
+        outcome.ended_by = "failure"
+    return outcome
+
+
+def _replay(runner: Runner, schedule: Schedule) -> Failure | None:
+    scheduler = Replay(schedule)
+    execution = runner.run_once(scheduler, schedule.dropped, traced=True)
+    assert execution is not None
+    failure = failure_from(execution, schedule.dropped)
+    if failure is None:
+        scheduler.finish()
+    else:
+        failure.schedule = str(schedule)
+        failure.trace = execution.steps  # type: ignore[attr-defined]
+        failure.options = runner.options()
+    return failure
+
+
+def shrink(
+    program: MakeProgram,
+    schedule: str | Schedule,
+    *,
+    cpus: int | None = None,
+    seconds: float = SHRINK_SECONDS,
+    max_steps: int = Limits.max_steps,
+    early_timeouts: int = 0,
+    spurious_wakeups: int = 0,
+    detectors: frozenset[str] | set[str] = DETECTORS,
+    pin: bool = True,
+) -> Failure:
+    """
+    The simplest schedule, of the smallest program, that fails as *schedule* does.
+
+    Raises:
+        BadArgument: nothing fails under *schedule*.
+    """
+    wanted = Schedule.parse(schedule)
+    limits = Limits(max_steps, early_timeouts, spurious_wakeups, frozenset(detectors))
+    runner = Runner(program, cpus, limits=limits, pin=pin)
+    with runner.session():
+        failure = _replay(runner, wanted)
+        if failure is None:
+            raise BadArgument(f"schedule: nothing fails under {wanted}")
+        simplest = minimize(runner, wanted, failure.identity, seconds)
+        found = _replay(runner, simplest)
+        if found is None:
+            raise ReplayDiverged(f"{simplest} failed, and then did not")
+        found.original_schedule = str(wanted)
+        return found
+
+
+def _check_number(name: str, value: object, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadArgumentType(f"{name}: expected a whole number, got {value!r}")
+    if value < low:
+        raise BadArgument(f"{name}: must be at least {low}, got {value}")
