@@ -84,7 +84,7 @@ class SlabCommon:
         self._pages = pages
         self.cpu_slabs = cpu_slabs
         self._bulk = bulk
-        self._debug = debug
+        self.debug = debug
         self.kasan = debug.kasan
         """Of a checked machine."""
         self.rcu = rcu
@@ -144,7 +144,7 @@ class SlabCommon:
             BadArgument: something cannot be, or the name is taken.
         """
         self._check(name, size, align, flags, ctor)
-        flags = self._debug.options.flags_for(name, flags)
+        flags = self.debug.options.flags_for(name, flags)
         if not self._slub.memory.size:
             raise MachineClosed(f"kmem_cache_create: {name}: the machine has been shut down")
         with self._slab_mutex:
@@ -226,7 +226,7 @@ class SlabCommon:
         Takes no lock: it may be needed anywhere.
         """
         rt = self._rt
-        debug = self._debug
+        debug = self.debug
         _, cpu_class, node_class = self._classes
         fp_offset = s.offset // WORD
         cpu_slab = rt.percpu(lambda: rt.watch(cpu_class(rt, fp_offset)), f"{s.name} cpu_slab")
@@ -253,7 +253,7 @@ class SlabCommon:
         nr_cpus, kasan = self._rt.nr_cpus, self.kasan is not None
         geometry = calculate_geometry(size, align, flags, has_ctor, nr_cpus, is_kmalloc, kasan)
         larger = geometry is None or geometry.min_order > get_order(size)
-        if larger and self._debug.options.disable_higher_order:
+        if larger and self.debug.options.disable_higher_order:
             flags &= ~DEBUG_METADATA_FLAGS
             geometry = calculate_geometry(size, align, flags, has_ctor, nr_cpus, is_kmalloc, kasan)
         if geometry is None:
@@ -315,12 +315,12 @@ class SlabCommon:
         """See `KmemCache.validate`."""
         if s.layout is None:
             raise BadArgument(f"cache: {s.name} is no debug cache, so there is nothing to validate")
-        return self._debug.validate.validate_slab_cache(s)
+        return self.debug.validate.validate_slab_cache(s)
 
     def skip_orig_size_check(self, s: KmemCache, address: int) -> None:
         """Somebody has asked how large an object is, and may use all of it from now on."""
         if s.layout is not None:
-            self._debug.check.tracks.set_orig_size(s.layout, address, s.object_size)
+            self.debug.check.tracks.set_orig_size(s.layout, address, s.object_size)
 
     # -- destroy
 
@@ -344,7 +344,7 @@ class SlabCommon:
             rcu_set = bool(s.flags & SLAB_TYPESAFE_BY_RCU)
             self._shrink(s)
             if any(n.nr_slabs for n in s.node):
-                raise self._debug.validate.objects_remaining(s)
+                raise self.debug.validate.objects_remaining(s)
             s.refcount = 0
             self._slab_caches.remove(s)
             for c in s.cpu_slab.all():
