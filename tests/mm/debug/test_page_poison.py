@@ -56,8 +56,10 @@ def test_write_to_a_freed_page() -> None:
             allocated,
         )
         assert "page last free pid 1 tgid 1 stack trace:" in text
-        assert report.allocated is not None and report.allocated.cpu == 1
-        assert report.freed is not None and report.freed.cpu == 1
+        assert report.allocated is not None
+        assert report.allocated.cpu == 1
+        assert report.freed is not None
+        assert report.freed.cpu == 1
         with pytest.raises(MemoryCorruption, match="pagealloc: memory corruption"):
             m.verify()
         m.verify()
@@ -81,7 +83,7 @@ def test_verify_looks_at_pages_that_are_free() -> None:
         free(m, page)
         m.memory.write(address + PAGE - 1, b"\0")
         with pytest.raises(
-            MemoryCorruption, match="(?s)pagealloc: .*page_owner tracks the page as freed"
+            MemoryCorruption, match=r"(?s)pagealloc: .*page_owner tracks the page as freed"
         ):
             m.verify()
         assert m.memory.read(address, PAGE) == b"\xaa" * PAGE
@@ -133,7 +135,7 @@ def test_bad_page_state_tells_who_had_it() -> None:
         page = alloc(m)
         page._mapcount = 0
         with pytest.raises(
-            BadPageState, match="(?s)^BUG: Bad page state.*page_owner tracks the page as"
+            BadPageState, match=r"(?s)^BUG: Bad page state.*page_owner tracks the page as"
         ):
             free(m, page)
         page._mapcount = -1
@@ -161,7 +163,9 @@ def test_page_owner_text() -> None:
         free(m, block, 3)
         assert f"PFN {block.pfn:#x} " not in owner.render()
         record = owner.record(block.pfn + 7)
-        assert record is not None and not record.allocated and record.free_pid == 0
+        assert record is not None
+        assert not record.allocated
+        assert record.free_pid == 0
 
 
 def test_split_pages_have_the_same_owner() -> None:
@@ -188,7 +192,8 @@ def test_cma_pages_are_looked_at_and_owned() -> None:
         owner = m.kernel.debug.page_owner
         assert owner is not None
         record = owner.record(first.pfn + 3)
-        assert record is not None and record.allocated
+        assert record is not None
+        assert record.allocated
         on_cpu(m, m.cma_release, first, 4)
         assert m.memory.read(m.page_address(first), PAGE) == b"\xaa" * PAGE
         m.verify()

@@ -44,7 +44,7 @@ def test_flags(value: Any, flags: dict[str, int]) -> None:
 )
 def test_bad_values_name_the_argument(value: Any) -> None:
     """Before anything is made; the message says what is wrong."""
-    with pytest.raises(BadArgument, match="^slab_debug: "):
+    with pytest.raises(BadArgument, match=r"^slab_debug: "):
         Machine(cpus=1, memory="32M", slab_debug=value)
 
 
@@ -61,10 +61,12 @@ def test_flags_of_a_cache() -> None:
     with Machine(cpus=1, memory="32M", slab_debug="Z,thing") as m:
         assert m.kmem_cache_create("thing", 40, flags=F).flags == F | Z
         mine = m.kmem_cache_create("mine", 40, flags=P)
-        assert mine.flags == P and mine.layout is not None
+        assert mine.flags == P
+        assert mine.layout is not None
         other = m.kmem_cache_create("other", 40)
         assert other.layout is None
-        assert "thing" not in other.aliases and other.name == "other"  # debug caches are not merged
+        assert "thing" not in other.aliases
+        assert other.name == "other"
 
 
 def test_o_spares_caches_whose_slabs_would_grow() -> None:
@@ -74,7 +76,8 @@ def test_o_spares_caches_whose_slabs_would_grow() -> None:
         assert m.kmem_cache_create("small", 40).flags == F | Z | P | U
     with Machine(cpus=1, memory="32M", slab_debug="FZPU") as m:
         page = m.kmem_cache_create("page", 4096)
-        assert page.flags == F | Z | P | U and page.min_order == 1
+        assert page.flags == F | Z | P | U
+        assert page.min_order == 1
 
 
 def test_without_debugging_nothing_of_it_is_there() -> None:
@@ -85,4 +88,5 @@ def test_without_debugging_nothing_of_it_is_there() -> None:
         assert cache.alloc.__module__ == cache.free.__module__ == "concmem.mm.slub_fast_path"
         assert m.kmalloc.__qualname__ == "Kmalloc._make_kmalloc.<locals>.kmalloc"
         assert type(m.memory) is type(m.kernel.memory)
-        assert m.kernel.debug.pages is None and m.kernel.debug.kasan is None
+        assert m.kernel.debug.pages is None
+        assert m.kernel.debug.kasan is None

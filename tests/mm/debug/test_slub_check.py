@@ -27,7 +27,8 @@ def two(m: Machine, c: KmemCache) -> tuple[int, int]:
 
     def body() -> tuple[int, int]:
         first, second = c.alloc(), c.alloc()
-        assert first is not None and second is not None
+        assert first is not None
+        assert second is not None
         c.free(second)
         return first, second
 
@@ -112,9 +113,11 @@ def test_allocation_finds_a_write_to_a_free_object(where: int, what: str, right:
             f"Restoring {what} {bad:#018x}-{bad:#018x}={right:#x}",
             "Marking all objects used",
         ]
-        assert other is not None and slab_of(m, other) is not slab_of(m, address)
+        assert other is not None
+        assert slab_of(m, other) is not slab_of(m, address)
         (disabled,) = c.node[0].slabs_disabled
-        assert disabled is slab_of(m, address) and disabled.inuse == disabled.objects
+        assert disabled is slab_of(m, address)
+        assert disabled.inuse == disabled.objects
         with pytest.raises(MemoryCorruption):
             m.verify()
         m.verify()
@@ -170,7 +173,8 @@ def test_tracks_are_for_programs_too() -> None:
         m.memory.write(address, b"X")
         on_cpu(m, c.alloc)
         report = the_report(m)
-        assert report.allocated is not None and report.freed is not None
+        assert report.allocated is not None
+        assert report.freed is not None
         assert (report.allocated.cpu, report.freed.cpu, report.cpu) == (0, 1, 0)
         assert "TAINT" not in report.text
 
@@ -218,7 +222,8 @@ def test_freechain_corrupt() -> None:
         assert reasons(m)[1].startswith("Wrong object count. Counter is 1 but counted were 29")
         assert "Object count adjusted" in fixes(m)
         slab = slab_of(m, address)
-        assert address not in slab.owners and slab.inuse == 28
+        assert address not in slab.owners
+        assert slab.inuse == 28
         with pytest.raises(MemoryCorruption):
             m.verify()
         m.verify()
@@ -248,7 +253,8 @@ def test_allocation_from_a_free_list_that_leads_nowhere() -> None:
         other = on_cpu(m, c.alloc)
         assert reasons(m) == ["Freelist Pointer check fails"]
         assert f"Invalid pointer {address + 3:#018x}" in the_report(m).text
-        assert other is not None and slab_of(m, other) is not slab_of(m, address)
+        assert other is not None
+        assert slab_of(m, other) is not slab_of(m, address)
 
 
 def refused(m: Machine, free: Callable[[int], None], address: int) -> KernelBug:
@@ -266,7 +272,8 @@ def test_double_free() -> None:
         assert type(error) is DoubleFree
         assert reasons(m) == ["Object already free"]
         report = the_report(m)
-        assert report.raised and report.freed is not None
+        assert report.raised
+        assert report.freed is not None
         assert "BUG thing (Not tainted): Object already free" in report.text
         assert fixes(m) == [f"Object at {address:#018x} not freed"]
         m.verify()
@@ -460,7 +467,8 @@ def test_ksize_gives_the_rest_away() -> None:
     """Who asks how large an object is may use all of it."""
     with Machine(cpus=1, memory="32M", slab_debug="FZPU,kmalloc-16") as m:
         address = on_cpu(m, m.kmalloc, 13)
-        assert address is not None and on_cpu(m, m.ksize, address) == 16
+        assert address is not None
+        assert on_cpu(m, m.ksize, address) == 16
         m.memory.write(address, bytes(16))
         on_cpu(m, m.kfree, address)
         assert not m.debug_reports

@@ -79,8 +79,9 @@ def test_list_lengths_that_are_wrong() -> None:
 def test_only_debug_caches_can_be_validated() -> None:
     """Others change without list_lock: nobody can look at them."""
     with Machine(cpus=1, memory="32M") as m:
-        with pytest.raises(BadArgument, match="^cache: plain is no debug cache"):
-            create(m, "plain").validate()
+        plain = create(m, "plain")
+        with pytest.raises(BadArgument, match=r"^cache: plain is no debug cache"):
+            plain.validate()
 
 
 @pytest.mark.parametrize("letters", ["FZPU", "-"])
