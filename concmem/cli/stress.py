@@ -188,6 +188,7 @@ def _again(source: str, scenario: Scenario, ran: Ran) -> str:
             "seed": scenario.seed,
             "runtime": ran.runtime,
             "verify_every": scenario.verify_every,
+            **scenario.debug_options,
         },
     )
 

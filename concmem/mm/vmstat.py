@@ -93,7 +93,8 @@ class VmEvents:
 
     def __init__(self, rt: Runtime) -> None:
         self._counts = rt.percpu(lambda: [0] * len(EVENT_NAMES), "vm_event_states")
-        self._switched_on: dict[str, int] = {}
+        self.switched_on: dict[str, int] = {}
+        """Events of no CPU: what was switched on, mostly at boot."""
 
     def count(self, event: str, nr: int = 1) -> None:
         """Add *nr* to *event* on this CPU (``count_vm_events``)."""
@@ -101,12 +102,12 @@ class VmEvents:
 
     def switch_on(self, event: str) -> None:
         """Count *event*, from any thread; callers of the same event keep each other out."""
-        self._switched_on[event] = self._switched_on.get(event, 0) + 1
+        self.switched_on[event] = self.switched_on.get(event, 0) + 1
 
     def sum(self) -> dict[str, int]:
         """Every event, summed over the CPUs (``all_vm_events``)."""
         arrays = self._counts.all()
         return {
-            name: sum(array[i] for array in arrays) + self._switched_on.get(name, 0)
+            name: sum(array[i] for array in arrays) + self.switched_on.get(name, 0)
             for i, name in enumerate(EVENT_NAMES)
         }

@@ -27,6 +27,7 @@ from typing import Any, Final
 from concmem.config import MachineConfig
 from concmem.errors import BadArgument, ScenarioError
 from concmem.machine import Machine
+from concmem.mm.debug.debugging import DebugConfig
 from concmem.units import parse_size
 from concmem.workloads.base import Workload, make_workload
 
@@ -71,6 +72,13 @@ class Scenario:
     runtime: str = "auto"
     verify_every: float = 1.0
     """Host seconds between two verifications; 0: only at the end."""
+    # As those of Machine:
+    slab_debug: str | bool = False
+    page_poison: bool = False
+    page_owner: bool = False
+    kasan: bool | str = False
+    failslab: bool | str = False
+    fail_page_alloc: bool | str = False
 
     def __post_init__(self) -> None:
         MachineConfig.check(
@@ -82,6 +90,7 @@ class Scenario:
             pagesets=True,
             classes=None,
         )
+        DebugConfig(**self.debug_options).check()
         if parse_size(self.cma, "cma") >= parse_size(self.memory, "memory"):
             raise BadArgument(f"cma: must be less than memory, got {self.cma} of {self.memory}")
         _check_number("seed", self.seed, -(2**63), 2**63, int)
@@ -108,6 +117,11 @@ class Scenario:
         """The part of the run that *phase* is for, 0 to 1."""
         return phase.weight / sum(p.weight for p in self.phases)
 
+    @property
+    def debug_options(self) -> dict[str, Any]:
+        """What is for debugging, as `Machine` takes it."""
+        return {name: getattr(self, name) for name in DebugConfig._fields}
+
     def boot(self, *, lockstat: bool = True, **arguments: Any) -> Machine:
         """A machine as this scenario wants it; *arguments* are passed on to `Machine`."""
         return Machine(
@@ -118,7 +132,7 @@ class Scenario:
             runtime=self.runtime,
             cma=self.cma,
             lockstat=lockstat,
-            **arguments,
+            **{**self.debug_options, **arguments},
         )
 
     def changed(self, **values: Any) -> Scenario:

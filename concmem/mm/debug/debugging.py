@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from concmem.errors import BadArgument, BadArgumentType
 from concmem.mm.debug.checked_memory import CheckedMemory
+from concmem.mm.debug.fault_attr import parse_fault_attr
 from concmem.mm.debug.fault_injection import FailPageAlloc, FailSlab, FaultInjection
 from concmem.mm.debug.kasan import Kasan
 from concmem.mm.debug.page_debug import PageDebug
@@ -56,10 +57,8 @@ class DebugConfig(NamedTuple):
             )
         for name in ("failslab", "fail_page_alloc"):
             value = getattr(self, name)
-            if not isinstance(value, bool | str):
-                raise BadArgumentType(
-                    f"{name}: expected True or 'interval,probability,space,times', got {value!r}"
-                )
+            if not isinstance(value, bool):
+                parse_fault_attr(name, value)
 
 
 class Debugging:
@@ -105,6 +104,12 @@ class Debugging:
             self.memory = CheckedMemory(memory, self.kasan)
         parts = self.page_poison, self.page_owner, self.kasan, fail_page_alloc
         self.pages = PageDebug(memory, page_reporter, *parts) if parts != (None,) * 4 else None
+
+    @property
+    def finds_accesses(self) -> bool:
+        """Whether anything is on that finds bytes which were used wrongly."""
+        off = SlabDebugOptions()
+        return self.slab_debug != off or bool(self.page_poison or self.kasan)
 
     def verify(self) -> None:
         """

@@ -136,18 +136,7 @@ class FaultAttr:
         Raises:
             BadArgument: *text* is something else; the message begins with the name.
         """
-        words = text.split(",") if isinstance(text, str) else []
-        try:
-            interval, probability, space, times = map(int, words)
-        except ValueError:
-            raise BadArgument(
-                f"{self.name}: expected 'interval,probability,space,times', got {text!r}"
-            ) from None
-        try:
-            self.interval, self.probability = interval, probability
-            self.space, self.times = space, times
-        except BadArgument as error:
-            raise BadArgument(f"{self.name}: {error}") from None
+        self.interval, self.probability, self.space, self.times = parse_fault_attr(self.name, text)
 
     # -- when something is allocated
 
@@ -209,6 +198,31 @@ class FaultAttr:
         if verbose > 1:
             lines += self._reports.dump_stack()
         self._reports.printk(*lines)
+
+
+def parse_fault_attr(name: str, text: object) -> tuple[int, int, int, int]:
+    """
+    ``interval,probability,space,times``, each in its range.
+
+    Raises:
+        BadArgument: *text* is something else; the message begins with *name*.
+    """
+    try:
+        words = [int(word) for word in text.split(",")] if isinstance(text, str) else []
+        interval, probability, space, times = words
+    except ValueError:
+        raise BadArgument(
+            f"{name}: expected 'interval,probability,space,times', got {text!r}"
+        ) from None
+    try:
+        return (
+            _whole("interval", interval, 0, MAX),
+            _whole("probability", probability, 0, 100),
+            _whole("space", space, 0, MAX),
+            _whole("times", times, -1, MAX),
+        )
+    except BadArgument as error:
+        raise BadArgument(f"{name}: {error}") from None
 
 
 def _whole(name: str, value: object, low: int, high: int) -> int:
