@@ -80,7 +80,7 @@ class SlabCommon:
         cache_classes: tuple[type[KmemCache], type[KmemCacheCpu], type[KmemCacheNode]],
     ) -> None:
         self._rt = rt
-        self._slub = slub
+        self.slub = slub
         self._pages = pages
         self.cpu_slabs = cpu_slabs
         self._bulk = bulk
@@ -145,7 +145,7 @@ class SlabCommon:
         """
         self._check(name, size, align, flags, ctor)
         flags = self.debug.options.flags_for(name, flags)
-        if not self._slub.memory.size:
+        if not self.slub.memory.size:
             raise MachineClosed(f"kmem_cache_create: {name}: the machine has been shut down")
         with self._slab_mutex:
             if name in self._names:
@@ -231,8 +231,8 @@ class SlabCommon:
         fp_offset = s.offset // WORD
         cpu_slab = rt.percpu(lambda: rt.watch(cpu_class(rt, fp_offset)), f"{s.name} cpu_slab")
         if s.layout is None:
-            alloc = make_alloc(s, self._slub, cpu_slab.offset)
-            functions = Functions(alloc, make_free(s, self._slub, cpu_slab.offset), self._bulk)
+            alloc = make_alloc(s, self.slub, cpu_slab.offset)
+            functions = Functions(alloc, make_free(s, self.slub, cpu_slab.offset), self._bulk)
         else:
             functions = debug.slub.functions(s, cpu_slab.offset)
         if debug.kasan is not None:
