@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from concmem.workloads.bench_debug import bench_checked, bench_debug_off, bench_debug_on
+from concmem.workloads.bench_debug import (
+    bench_checked,
+    bench_debug_off,
+    bench_debug_on,
+    bench_debugged_run,
+)
 from concmem.workloads.bench_malloc import bench_malloc_pair
 from concmem.workloads.bench_pages import (
     bench_boot,
@@ -35,6 +40,7 @@ BENCHMARKS: Final[tuple[Callable[[], Measure], ...]] = (
     bench_debug_off,
     bench_debug_on,
     bench_checked,
+    bench_debugged_run,
     bench_malloc_pair,
     bench_page_fault,
     bench_mempool_wake,

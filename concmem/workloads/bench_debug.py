@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from time import thread_time
+from time import process_time, thread_time
 
 from concmem.machine import Machine
 from concmem.mm.slub_fast_path import Alloc, Free, make_alloc, make_free
 from concmem.workloads.bench_tools import EFFORT, Body, Measure, make_measure
+from concmem.workloads.scenario import Phase, Scenario
+from concmem.workloads.stress import run_stress
 
 SIZE = 64
 """Bytes of an object."""
@@ -50,7 +52,9 @@ def bench_debug_on() -> Measure:
         Machine(cpus=1, memory="256M", **options) as debugged,  # type: ignore[arg-type]
     ):
         ratios = _in_turns(plain, debugged, pairs)
-    return make_measure("cache pair, slab_debug=FZPU / plain", ratios, "x", "at most 12")
+    return make_measure(
+        "cache pair, slab_debug=FZPU / plain", ratios, "x", "(bytes, stacks, a lock)"
+    )
 
 
 def bench_checked() -> Measure:
@@ -61,7 +65,24 @@ def bench_checked() -> Measure:
         Machine(cpus=1, memory="256M", kasan=True) as checked,
     ):
         ratios = _in_turns(plain, checked, pairs)
-    return make_measure("cache pair, kasan / plain", ratios, "x", "at most 12")
+    return make_measure("cache pair, kasan / plain", ratios, "x", "(stacks, quarantine)")
+
+
+def bench_debugged_run() -> Measure:
+    """CPU time of a slab workload with everything on, over the same without."""
+    ops = max(1, EFFORT.pairs // 5)
+    plain = Scenario((Phase("slab-churn"),), cpus=1, memory="64M", ops=ops, runtime="free")
+    debugged = plain.changed(slab_debug="FZPU", page_poison=True, page_owner=True, kasan=True)
+
+    def seconds(scenario: Scenario) -> float:
+        with scenario.boot(lockstat=False) as machine:
+            start = process_time()
+            run_stress(machine, scenario)
+            return process_time() - start
+
+    rounds = -(-EFFORT.rounds // 3)
+    ratios = [seconds(debugged) / seconds(plain) for _ in range(rounds)]
+    return make_measure("slab-churn, all of debugging / none", ratios, "x", "at most 12")
 
 
 def _in_turns(plain: Machine, other: Machine, pairs: int) -> list[float]:

@@ -25,7 +25,7 @@ from concmem.mm.debug.slub_report import object_addresses
 from concmem.mm.freelist import encode
 from concmem.mm.memory import pfn_to_virt
 from concmem.mm.page import FROZEN, INUSE_MASK, OBJECTS_MASK, OBJECTS_SHIFT, PAGE_TYPE_SLAB
-from concmem.mm.slab_geometry import MAX_OBJS_PER_PAGE, ORIG_SIZE_SIZE, WORD
+from concmem.mm.slab_geometry import ORIG_SIZE_SIZE, WORD
 from concmem.units import PAGE_OFFSET, PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class SlubCheck:
 
     @staticmethod
     def _max_objects(s: KmemCache, slab: Page) -> int:
-        return min((PAGE_SIZE << slab.order) // s.size, MAX_OBJS_PER_PAGE)
+        return s.objs_per_slab if slab.order == s.order else s.min_objects
 
     def slab_pad_check(self, s: KmemCache, slab: Page) -> None:
         """Report and restore what was written behind the last object."""
@@ -166,7 +166,7 @@ class SlubCheck:
         following = int.from_bytes(whole[start : start + WORD], "little")
         if s.random:
             following = encode(following, s.random, address + s.offset)
-        if not following or following in object_addresses(s, slab):
+        if self.reporter.valid_pointer(s, slab, following):
             return True
         return self._check_freepointer(s, slab, address, in_use)
 
