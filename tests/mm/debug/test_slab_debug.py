@@ -90,3 +90,14 @@ def test_without_debugging_nothing_of_it_is_there() -> None:
         assert type(m.memory) is type(m.kernel.memory)
         assert m.kernel.debug.pages is None
         assert m.kernel.debug.kasan is None
+
+
+@pytest.mark.parametrize("letters", ["F", "Z", "P", "U", "T", "FZPUT", "-"])
+def test_sysfs_says_how_a_cache_is_debugged(letters: str) -> None:
+    """One file for each letter."""
+    files = {"F": "sanity_checks", "Z": "red_zone", "P": "poison", "U": "store_user", "T": "trace"}
+    with Machine(cpus=1, memory="32M", slab_debug=f"{letters},kmalloc-64") as m:
+        for letter, file in files.items():
+            text = m.procfs.read(f"sys/kernel/slab/kmalloc-64/{file}")
+            assert text == f"{int(letter in letters)}\n"
+            assert m.procfs.read(f"sys/kernel/slab/kmalloc-128/{file}") == "0\n"
