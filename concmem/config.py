@@ -33,6 +33,12 @@ class MachineConfig:
     slab_merge: bool = True
     freelist_random: bool = False
     freelist_hardened: bool = False
+    slab_debug: str | bool | None = None
+    page_poison: bool = False
+    page_owner: bool = False
+    kasan: bool | str = False
+    failslab: bool | str = False
+    fail_page_alloc: bool | str = False
     classes: Mapping[type, type] = field(default_factory=dict)
 
     @classmethod
@@ -50,9 +56,15 @@ class MachineConfig:
         slab_merge: bool = True,
         freelist_random: bool = False,
         freelist_hardened: bool = False,
+        slab_debug: str | bool | None = None,
+        page_poison: bool = False,
+        page_owner: bool = False,
+        kasan: bool | str = False,
+        failslab: bool | str = False,
+        fail_page_alloc: bool | str = False,
     ) -> MachineConfig:
         """
-        The checked configuration.
+        The checked configuration; what is for debugging is checked by what it is for, at boot.
 
         Raises:
             BadArgument: something cannot be; the message starts with the parameter's name.
@@ -70,6 +82,12 @@ class MachineConfig:
             slab_merge=slab_merge,
             freelist_random=freelist_random,
             freelist_hardened=freelist_hardened,
+            slab_debug=slab_debug,
+            page_poison=page_poison,
+            page_owner=page_owner,
+            kasan=kasan,
+            failslab=failslab,
+            fail_page_alloc=fail_page_alloc,
             classes=classes or {},
         )
         config._check_memory()

@@ -101,6 +101,10 @@ class HeapCorruption(KernelBug):
     """malloc found that the program has damaged its heap: what ``malloc_printerr`` aborts with."""
 
 
+class InvalidAccess(KernelBug):
+    """``BUG: KASAN``: a read or write of what is freed, or of what lies beside an object."""
+
+
 class LockMisuse(KernelBug, RuntimeError):
     """A lock was released by somebody who does not hold it, or taken twice by its holder."""
 
@@ -141,6 +145,10 @@ class PageOwnershipError(ValidationError):
 
 class SlabError(ValidationError):
     """A cache's slabs, lists, free lists or counters disagree."""
+
+
+class MemoryCorruption(ValidationError):
+    """Slab debugging or page poisoning found bytes written that nobody may write to."""
 
 
 class VmapError(ValidationError):

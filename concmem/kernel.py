@@ -11,6 +11,8 @@ from typing import TypeVar, cast
 from concmem.config import MachineConfig
 from concmem.errors import BadArgument
 from concmem.mm.cma import CmaArea, reserve_cma
+from concmem.mm.debug.debugging import DebugConfig, Debugging
+from concmem.mm.debug.page_poison import PagePoison
 from concmem.mm.debug.validate import validate_pages
 from concmem.mm.debug.validate_mm import validate_processes
 from concmem.mm.debug.validate_slab import validate_slabs
@@ -63,6 +65,7 @@ REPLACEABLE = (
     Mempool,
     MmStruct,
     PageAllocator,
+    PagePoison,
     PageTable,
     PerCpuPageset,
     PgData,
@@ -111,6 +114,7 @@ class Kernel:
         self.log = KernelLog(rt)
         self.events = VmEvents(rt)
         self.mem_map = self._make(MemMap)(rt, nr_pages)
+        self.debug = self._debug_init()
         self.nodes = self._build_nodes(nr_pages)
         self.zones = [zone for node in self.nodes for zone in node.node_zones if zone.present_pages]
         self.mem_map.zones = self.zones
@@ -128,7 +132,7 @@ class Kernel:
         self.vm_areas = self._vmalloc_init()
         self.slab = self._slab_init()
         self.kmalloc = self._make(Kmalloc)(
-            rt, self.memory, self.page_alloc, self.slab, self.vm_areas
+            rt, self.memory, self.page_alloc, self.slab, self.vm_areas, self.debug.kasan
         )
         self.mempools = Mempools(
             rt, self.events, self.kmalloc, self.page_alloc, self._make(Mempool)
@@ -146,12 +150,40 @@ class Kernel:
         Raises:
             ValidationError: the rule that is broken, with zone, order and pfn, or addresses.
         """
+        for cache in self.slab.caches():
+            if cache.layout is not None:
+                cache.validate()
+        self.debug.verify()
         validate_pages(self.mem_map, self.zones)
-        validate_slabs(self.slab.caches(), self.mem_map, self.memory, self.nodes)
+        quarantined = self.debug.kasan.quarantine.addresses if self.debug.kasan else {}
+        validate_slabs(
+            self.slab.caches(), self.mem_map, self.memory, self.nodes, quarantined.keys()
+        )
         validate_vmalloc(self.vm_areas)
         validate_processes(self.processes)
 
     # -- boot, step by step
+
+    def _debug_init(self) -> Debugging:
+        """What debugging was asked for; before anything that it is to see."""
+        config = self._config
+        wanted = DebugConfig(
+            config.slab_debug,
+            config.page_poison,
+            config.page_owner,
+            config.kasan,
+            config.failslab,
+            config.fail_page_alloc,
+        )
+        return Debugging(
+            self._rt,
+            wanted,
+            self.memory,
+            self.mem_map,
+            self.events,
+            self.log,
+            self._make(PagePoison),
+        )
 
     def _build_nodes(self, nr_pages: int) -> list[PgData]:
         """Share memory and CPUs out to nodes, and each node's memory to zones."""
@@ -185,7 +217,13 @@ class Kernel:
         zone = self.zones[-1]
         base = reserve_cma(zone, nr_pages)
         return self._make(CmaArea)(
-            self._rt, zone, base, nr_pages, self.events, self.drain.drain_all_pages
+            self._rt,
+            zone,
+            base,
+            nr_pages,
+            self.events,
+            self.drain.drain_all_pages,
+            self.debug.pages,
         )
 
     def _free_all_memory(self) -> None:
@@ -214,7 +252,7 @@ class Kernel:
     def _page_alloc_init(self) -> PageAllocator:
         """The page allocator, and what it does when memory is short."""
         page_alloc = self._make(PageAllocator)(
-            self._rt, self.memory, self.mem_map, self.nodes, self.events
+            self._rt, self.memory, self.mem_map, self.nodes, self.events, self.debug.pages
         )
         page_alloc.slow_path = self._make(SlowPath)(
             self._rt, page_alloc, self.reclaim, self.log, self.drain.try_drain_all_pages
@@ -224,10 +262,11 @@ class Kernel:
     def _vmalloc_init(self) -> Vmalloc:
         """Page tables and virtual addresses (``vmalloc_init``)."""
         rt = self._rt
-        self.memory.page_table = self._make(PageTable)(rt)
+        page_table = self._make(PageTable)(rt)
+        self.memory.page_table = self.debug.memory.page_table = page_table
         space = self._make(VmapSpace)(
             rt,
-            self.memory.page_table,
+            page_table,
             self.workqueue,
             self.log,
             VMALLOC_START,
@@ -262,4 +301,5 @@ class Kernel:
             self._make,
             config.slab_merge,
             FreelistOptions(config.freelist_random, config.freelist_hardened),
+            self.debug,
         )

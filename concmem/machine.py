@@ -68,6 +68,14 @@ class Machine:
         slab_merge: False keeps every cache by itself (``slab_nomerge``).
         freelist_random: the objects of a new slab come in random order.
         freelist_hardened: free pointers are stored encoded.
+        slab_debug: caches to debug and how, as the kernel's parameter: ``"FZPU,kmalloc-64;Z,dentry"``;
+            True: all of them, ``FZPU`` (:mod:`concmem.mm.debug.slab_debug`).
+        page_poison: fill pages that are freed, and look at them when they are allocated.
+        page_owner: keep who allocated and who freed each page.
+        kasan: look up every access of `memory`; ``InvalidAccess`` if it is wrong. ``"report"``: report it
+            only, and go on.
+        failslab, fail_page_alloc: allocations of objects, of pages, that fail although there is memory:
+            ``"interval,probability,space,times"``, or True to set that in `fail`.
         classes: replacements for classes of the model (`REPLACEABLE`), ``{Zone: MyZone}``.
 
     Attributes, besides the methods (GFP flags are in :mod:`concmem.mm.gfp`):
@@ -101,6 +109,9 @@ class Machine:
         memory: the bytes: ``read(address, n)``, ``write(address, data)``.
         procfs: ``/proc`` texts: ``names()``, ``read(name)``, ``export(directory)``.
         log: the kernel log: ``read()``.
+        debug_reports: what debugging has found, a list of :class:`~concmem.mm.debug.report.DebugReport`.
+        fail: ``failslab`` and ``fail_page_alloc``, with the attributes of
+            :class:`~concmem.mm.debug.fault_attr.FaultAttr`.
         runtime: the CPUs and primitives (:class:`concmem.Runtime`).
 
     Raises:
@@ -125,6 +136,12 @@ class Machine:
         slab_merge: bool = True,
         freelist_random: bool = False,
         freelist_hardened: bool = False,
+        slab_debug: str | bool | None = None,
+        page_poison: bool = False,
+        page_owner: bool = False,
+        kasan: bool | str = False,
+        failslab: bool | str = False,
+        fail_page_alloc: bool | str = False,
         classes: Mapping[type, type] | None = None,
     ) -> None:
         if isinstance(runtime, Runtime):
@@ -144,6 +161,12 @@ class Machine:
             slab_merge=slab_merge,
             freelist_random=freelist_random,
             freelist_hardened=freelist_hardened,
+            slab_debug=slab_debug,
+            page_poison=page_poison,
+            page_owner=page_owner,
+            kasan=kasan,
+            failslab=failslab,
+            fail_page_alloc=fail_page_alloc,
             classes=classes,
         )
         self.seed = seed
@@ -160,8 +183,10 @@ class Machine:
 
     def _bind(self, kernel: Kernel) -> None:
         """Give the parts of *kernel* their public names."""
-        self.memory = kernel.memory
+        self.memory = kernel.debug.memory
         self.log = kernel.log
+        self.debug_reports = kernel.debug.reports.reports
+        self.fail = kernel.debug.fail
         self.events = kernel.events
         self.mem_map = kernel.mem_map
         self.nodes = kernel.nodes

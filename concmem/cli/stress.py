@@ -194,7 +194,8 @@ def _again(source: str, scenario: Scenario, ran: Ran) -> str:
             "seed": scenario.seed,
             "runtime": ran.runtime,
             "verify_every": scenario.verify_every,
-            "lockdep": scenario.lockdep or None,
+            "lockdep": scenario.lockdep,
+            **scenario.debug_options,
         },
     )
 

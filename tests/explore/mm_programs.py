@@ -12,6 +12,7 @@ from concmem.mm import gfp
 from concmem.mm.mm_state import STACK_TOP, STACK_VM_PAGES
 from concmem.mm.process_statistics import user_statistics
 from concmem.mm.reclaim import Shrinker
+from concmem.mm.slab_flags import DEBUG_DEFAULT_FLAGS
 from concmem.workloads import WORKLOADS
 from concmem.workloads.hunting import hunting_program
 
@@ -59,6 +60,28 @@ def pages(m: Machine) -> tuple[list[Any], Callable[[], None]]:
             m.free_pages(page, order)
 
     return [body, body], nothing
+
+
+@program
+def debug_objects(m: Machine) -> tuple[list[Any], Callable[[], None]]:
+    """Objects of a debug cache, two in a slab, while somebody looks at all of it."""
+    c = m.kmem_cache_create("debug", 1500, flags=DEBUG_DEFAULT_FLAGS)
+
+    def body() -> None:
+        addresses = [c.alloc() for _ in range(3)]
+        for address in addresses:
+            assert address is not None
+            c.free(address)
+
+    def look() -> None:
+        c.validate()
+        body()
+        c.validate()
+
+    def after() -> None:
+        assert m.debug_reports == []
+
+    return [body, look], after
 
 
 @program
