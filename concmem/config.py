@@ -33,6 +33,7 @@ class MachineConfig:
     slab_merge: bool = True
     freelist_random: bool = False
     freelist_hardened: bool = False
+    kmemleak: bool = False
     classes: Mapping[type, type] = field(default_factory=dict)
 
     @classmethod
@@ -50,6 +51,7 @@ class MachineConfig:
         slab_merge: bool = True,
         freelist_random: bool = False,
         freelist_hardened: bool = False,
+        kmemleak: object = False,
     ) -> MachineConfig:
         """
         The checked configuration.
@@ -70,6 +72,7 @@ class MachineConfig:
             slab_merge=slab_merge,
             freelist_random=freelist_random,
             freelist_hardened=freelist_hardened,
+            kmemleak=_flag("kmemleak", kmemleak),
             classes=classes or {},
         )
         config._check_memory()
@@ -105,6 +108,12 @@ class MachineConfig:
             raise BadArgument(
                 f"cma: must be a multiple of {format_size(PAGEBLOCK_SIZE)}, got {self.cma}"
             )
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise BadArgumentType(f"{name}: expected True or False, got {value!r}")
+    return value
 
 
 def _whole_number(name: str, value: object, low: int, high: int) -> int:

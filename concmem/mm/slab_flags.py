@@ -14,6 +14,8 @@ SLAB_PANIC: Final = 0x0004_0000
 """Creation must not fail. It does not here, so this says nothing."""
 SLAB_TYPESAFE_BY_RCU: Final = 0x0008_0000
 """Slabs go back to the buddy system only after a grace period: memory keeps its type for readers."""
+SLAB_NOLEAKTRACE: Final = 0x0080_0000
+"""The leak detector does not look after the objects: they are its own."""
 SLAB_NO_MERGE: Final = 0x0100_0000
 """Never merge the cache with another."""
 SLAB_ACCOUNT: Final = 0x0400_0000
@@ -26,12 +28,13 @@ FLAG_NAMES: Final = {
     SLAB_RECLAIM_ACCOUNT: "SLAB_RECLAIM_ACCOUNT",
     SLAB_PANIC: "SLAB_PANIC",
     SLAB_TYPESAFE_BY_RCU: "SLAB_TYPESAFE_BY_RCU",
+    SLAB_NOLEAKTRACE: "SLAB_NOLEAKTRACE",
     SLAB_NO_MERGE: "SLAB_NO_MERGE",
     SLAB_ACCOUNT: "SLAB_ACCOUNT",
 }
 
-ALL_FLAGS: Final = 0x050E_E000
+ALL_FLAGS: Final = 0x058E_E000
 
-SLAB_NEVER_MERGE: Final = SLAB_TYPESAFE_BY_RCU | SLAB_NO_MERGE
+SLAB_NEVER_MERGE: Final = SLAB_TYPESAFE_BY_RCU | SLAB_NOLEAKTRACE | SLAB_NO_MERGE
 SLAB_MERGE_SAME: Final = SLAB_RECLAIM_ACCOUNT | SLAB_CACHE_DMA | SLAB_CACHE_DMA32 | SLAB_ACCOUNT
 """Flags in which two caches must agree to be merged."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from concmem.mm.statistics_kmemleak import KmemleakStatistics
 from concmem.mm.statistics_process import UserNodeStatistics, UserStatistics
 from concmem.runtime.lockstat import LockClassStatistics
 
@@ -252,3 +253,5 @@ class MachineStatistics(NamedTuple):
     """Times that each ``/proc`` file was read."""
     user: UserStatistics | None = None
     """Processes and their memory."""
+    kmemleak: KmemleakStatistics | None = None
+    """The leak detector; ``None``: there is none."""

@@ -73,6 +73,10 @@ EVENT_NAMES: Final = (
     "mempool_alloc_failed",
     "mempool_free_reserved",
     "mempool_free_allocator",
+    # the leak detector
+    "kmemleak_on",
+    "kmemleak_tracked",
+    "kmemleak_read",
 )
 """Names, kernel ones where it has them. The index of a name is its event number."""
 

@@ -18,7 +18,6 @@ PENDING: Final[Mapping[str, tuple[str, ...]]] = {
         *("slub_debug_on", "slub_debug_tracked", "slub_debug_slabinfo"),
         "report_bad_accesses",
     ),
-    "kmemleak": ("kmemleak_on", "kmemleak_tracked", "kmemleak_read", "report_leaks"),
     "page poisoning": ("page_poisoning_on", "page_poisoned", "page_poison_checked"),
 }
 

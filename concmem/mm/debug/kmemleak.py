@@ -1,0 +1,339 @@
+"""
+kmemleak: finds memory that is allocated, but that nothing in memory leads to any more.
+
+Whatever is allocated becomes a `KmemleakObject`. A scan looks at all memory that may hold addresses, beginning with
+the kernel's own (:mod:`concmem.mm.sections`), and reports the objects that it found no address of. An address that
+only a variable of Python holds is, so to speak, in a register: it does not count. Put it into static data, into a
+frame on the stack, or into another object.
+
+The parts, each on top of the one before: objects (`KmemleakTrack`), scan (`KmemleakScan`), report
+(`KmemleakReport`), and here the calls and commands. What has the allocators call is in `kmemleak_hooks`.
+
+Follows ``mm/kmemleak.c`` of Linux 6.12.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeGuard, TypeVar
+
+from concmem.errors import BadArgument, BadArgumentType, NotACpu
+from concmem.mm.debug.kmemleak_object import (
+    KMEMLEAK_BLACK,
+    KMEMLEAK_GREY,
+    OBJECT_REPORTED,
+    KmemleakObject,
+)
+from concmem.mm.debug.kmemleak_report import KmemleakReport, print_unreferenced
+from concmem.mm.debug.kmemleak_thread import KmemleakThread
+from concmem.mm.debug.kmemleak_track import SIZE_MAX
+from concmem.mm.gfp import GFP_KERNEL, check_gfp
+from concmem.mm.slab_flags import SLAB_NOLEAKTRACE
+from concmem.mm.statistics_kmemleak import KmemleakStatistics, UnreferencedObject
+from concmem.mm.workqueue import Work
+
+if TYPE_CHECKING:
+    from concmem.mm.slab_common import SlabCommon
+    from concmem.mm.vm_area import VmAreas
+    from concmem.mm.workqueue import WorkQueue
+
+T = TypeVar("T")
+
+UINT_MAX: Final = (1 << 32) - 1
+
+
+class Kmemleak(KmemleakReport):
+    """
+    The leak detector of a machine that was booted with ``kmemleak=True``.
+
+    Every method is as the kernel's function ``kmemleak_<name>``. `read` and `write` are
+    ``/sys/kernel/debug/kmemleak``, and work on any thread.
+    """
+
+    # Set by `start`, at boot.
+    _thread: KmemleakThread
+    _workqueue: WorkQueue
+    _cleanup_work: Work
+
+    def start(self, slab: SlabCommon, vm_areas: VmAreas, workqueue: WorkQueue) -> None:
+        """``kmemleak_init`` and ``kmemleak_late_init``."""
+        self._rt.watch(self)
+        self._vm_areas = vm_areas
+        self._workqueue = workqueue
+        self._cleanup_work = Work(self._do_cleanup, "kmemleak cleanup_work")
+        self.create_caches(slab)
+        self._warn(
+            "Kernel memory leak detector initialized (mem pool available: "
+            f"{self.MEM_POOL_SIZE})"
+        )
+        self._thread = KmemleakThread(
+            self._rt, self._automatic_scan, lambda: self._events.count("kmemleak_on")
+        )
+
+    # -- for who allocates
+
+    def alloc(self, pointer: int | None, size: int, min_count: int = 1, gfp: int = GFP_KERNEL) -> None:
+        """
+        Say that *size* bytes at *pointer* are allocated. What caches, ``kmalloc`` and ``vmalloc`` give is known.
+
+        Args:
+            min_count: references without which it is a leak; 0: it never is, -1: nor is it scanned.
+        """
+        if self._check(pointer, size=size):
+            if isinstance(min_count, bool) or not isinstance(min_count, int):
+                raise BadArgumentType(f"min_count: expected a whole number, got {min_count!r}")
+            if not KMEMLEAK_BLACK <= min_count < 1 << 31:
+                raise BadArgument(f"min_count: must be at least {KMEMLEAK_BLACK}, got {min_count}")
+            # It is going to be read, so it has to be memory.
+            self._memory.read(pointer, 1)
+            self._memory.read(pointer + size - 1, 1)
+            self.create_object(pointer, size, min_count, check_gfp(gfp))
+
+    def alloc_recursive(
+        self, pointer: int | None, size: int, min_count: int, flags: int, gfp: int = GFP_KERNEL
+    ) -> None:
+        """As `alloc`, of an object of a cache with *flags*: nothing, with ``SLAB_NOLEAKTRACE``."""
+        if not flags & SLAB_NOLEAKTRACE:
+            self.alloc(pointer, size, min_count, gfp)
+
+    def free(self, pointer: int | None) -> None:
+        """Say that the block at *pointer* is about to be freed; nothing if it is not known."""
+        if self._check(pointer):
+            self.delete_object_full(pointer)
+
+    def free_recursive(self, pointer: int | None, flags: int) -> None:
+        """As `free`, of an object of a cache with *flags*."""
+        if not flags & SLAB_NOLEAKTRACE:
+            self.free(pointer)
+
+    def free_part(self, pointer: int | None, size: int) -> None:
+        """Say that of a block *size* bytes at *pointer* are about to be freed; the rests are blocks then."""
+        if self._check(pointer, size=size):
+            self.delete_object_part(pointer, size, GFP_KERNEL)
+
+    def update_trace(self, pointer: int | None) -> None:
+        """The caller counts as who has allocated the block at *pointer*, from now on."""
+        if self._check(pointer) and self._enabled.value:
+            self._update_trace(pointer)
+
+    # -- for who knows better
+
+    def not_leak(self, pointer: int | None) -> None:
+        """The block at *pointer* is no leak, and what it refers to is none either."""
+        if self._check(pointer) and self._enabled.value:
+            self._paint_ptr(pointer, KMEMLEAK_GREY)
+
+    def ignore(self, pointer: int | None) -> None:
+        """The block at *pointer* is no leak, and has no references."""
+        if self._check(pointer) and self._enabled.value:
+            self._paint_ptr(pointer, KMEMLEAK_BLACK)
+
+    def scan_area(self, pointer: int | None, size: int = SIZE_MAX, gfp: int = GFP_KERNEL) -> None:
+        """
+        Of the block that *pointer* is in, only this part, and others so named, has references.
+
+        Args:
+            size: bytes; by default all to the block's end.
+        """
+        if self._check(pointer, size=size) and self._enabled.value:
+            self._add_scan_area(pointer, size, check_gfp(gfp))
+
+    def no_scan(self, pointer: int | None) -> None:
+        """The block at *pointer* has no references."""
+        if self._check(pointer) and self._enabled.value:
+            self._object_no_scan(pointer)
+
+    def erase(self, where: int) -> None:
+        """Store 0 in the word at *where*: an address there is of no use any more."""
+        if self._check(where):
+            self._memory.write_u64(where, 0)
+
+    @staticmethod
+    def _check(pointer: object, size: object = 1) -> TypeGuard[int]:
+        """Raise `BadArgument` unless these can be an address and a size; whether it is one, not ``NULL``."""
+        if pointer is not None and pointer.__class__ is not int:
+            raise BadArgumentType(f"pointer: expected an address, got {pointer!r}")
+        if isinstance(size, bool) or not isinstance(size, int):
+            raise BadArgumentType(f"size: expected bytes, got {size!r}")
+        if not 1 <= size <= SIZE_MAX:
+            raise BadArgument(f"size: must be at least 1, got {size}")
+        return bool(pointer)
+
+    # -- /sys/kernel/debug/kmemleak
+
+    def read(self) -> str:
+        """The report: each unreferenced object that scans have found so far. May sleep."""
+        return "".join(map(print_unreferenced, self.unreferenced()))
+
+    def unreferenced(self) -> list[UnreferencedObject]:
+        """The same as data."""
+
+        def read() -> list[UnreferencedObject]:
+            self._events.count("kmemleak_read")
+            with self.scan_mutex:
+                return self._unreferenced()
+
+        return self._on_a_cpu(read)
+
+    def scan(self) -> int:
+        """As ``write("scan")``; the number of new leaks."""
+        return self._on_a_cpu(lambda: self._command("scan"))
+
+    def write(self, command: str) -> None:
+        """
+        Do one of:
+
+        ``scan``, now; ``clear``: forget what was reported so far; ``off``: stop for good;
+        ``scan=on``, ``scan=off``, ``scan=<secs>``: automatic scans, 0 for none;
+        ``stack=on``, ``stack=off``: stacks are scanned, or not;
+        ``dump=<address>``: what is known of the block that the address is in goes to the kernel log.
+
+        May sleep.
+
+        Raises:
+            BadArgument: it is something else; or the detector is off, and it is not ``clear``.
+        """
+        if not isinstance(command, str):
+            raise BadArgumentType(f"command: expected text, got {command!r}")
+        self._on_a_cpu(lambda: self._command(command.removesuffix("\n")))
+
+    def _on_a_cpu(self, fn: Callable[[], T]) -> T:
+        try:
+            self._rt.smp_processor_id()
+        except NotACpu:
+            return self._thread.call(fn)
+        return fn()
+
+    def _command(self, command: str) -> int:
+        """Do *command*. For a scan, the number of new leaks."""
+        key, equals, value = command.partition("=")
+        with self.scan_mutex:
+            if command == "clear":
+                self._clear()
+            elif not self._enabled.value:
+                raise BadArgument(f"command: kmemleak is off, only 'clear' is possible: {command!r}")
+            elif command == "scan":
+                return self.kmemleak_scan()
+            elif command == "off":
+                self.disable()
+            elif key == "scan" and equals:
+                self._set_automatic_scan(value)
+            elif key == "stack" and value in ("on", "off"):
+                self._stack_scan.value = value == "on"
+            elif key == "dump" and equals:
+                self._dump(value)
+            else:
+                raise BadArgument(
+                    "command: expected scan, scan=on, scan=off, scan=<secs>, clear, off, stack=on, "
+                    f"stack=off or dump=<address>; got {command!r}"
+                )
+        return 0
+
+    def _set_automatic_scan(self, value: str) -> None:
+        seconds = None if value in ("on", "off") else _kstrtouint("scan", value)
+        if value == "off" or seconds == 0:
+            self._thread.stop_scanning()
+        else:
+            self._thread.start_scanning(seconds)
+
+    def _dump(self, value: str) -> None:
+        pointer = _kstrtouint("dump", value, SIZE_MAX)
+        obj = self._find_and_get_object(pointer, alias=True)
+        if obj is None:
+            self._warn(f"Unknown object at {pointer:#010x}")
+            raise BadArgument(f"dump: no object is known at {pointer:#x}")
+        self._warn(*self._dump_object_info(obj))
+        self._put_object(obj)
+
+    def _clear(self) -> None:
+        """What was reported is grey from now on. Caller holds scan_mutex."""
+        if not self._enabled.value:
+            self._remove_all()
+            return
+        self._for_each_object(self._clear_object)
+        self._found_leaks.value = False
+
+    def _clear_object(self, obj: KmemleakObject) -> None:
+        with obj.lock:
+            if obj.flags & OBJECT_REPORTED and self._unreferenced_object(obj):
+                self._paint_it(obj, KMEMLEAK_GREY)
+
+    # -- automatic scans, and the end
+
+    def _automatic_scan(self) -> None:
+        with self.scan_mutex:
+            if self._enabled.value and self._thread.scanning():
+                self.kmemleak_scan()
+
+    def _scan_should_stop(self) -> bool:
+        return not self._enabled.value
+
+    def disable(self) -> None:
+        if self._error.cmpxchg(0, 1):
+            return
+        self._stop_tracking()
+        self._workqueue.queue_work(self._cleanup_work)
+        self._warn("Kernel memory leak detector disabled")
+
+    def _stop_tracking(self) -> None:
+        """New blocks are not looked after any more, and a scan that is under way ends soon."""
+        self._enabled.value = False
+
+    def _do_cleanup(self) -> None:
+        """On a kernel thread: when no scan runs any more, nothing has to be known of frees either."""
+        self._thread.stop_scanning()
+        with self.scan_mutex:
+            self._free_enabled.value = False
+            if not self._found_leaks.value:
+                self._remove_all()
+                return
+        self._warn(
+            "Kmemleak disabled without freeing internal data. Reclaim the memory with "
+            '"echo clear > /sys/kernel/debug/kmemleak".'
+        )
+
+    def _remove_all(self) -> None:
+        """Forget everything. The detector is off."""
+        while True:
+            with self.kmemleak_lock:
+                obj = self.object_list.first()
+                if obj is not None:
+                    self._remove_object(obj)
+            if obj is None:
+                return
+            self._delete_object(obj)
+            self._rt.cond_resched()
+
+    # -- report and check
+
+    def objects(self) -> list[KmemleakObject]:
+        """All that are in the search tree, lowest address first. The caller has parked all CPUs."""
+        return list(self._tree)
+
+    def follows_frees(self) -> bool:
+        """Whether it is told of what is freed."""
+        return self._free_enabled.value
+
+    def statistics(self) -> KmemleakStatistics:
+        """A copy of its counters."""
+        with self.kmemleak_lock:
+            nr_objects = len(self._tree)
+        return KmemleakStatistics(self._enabled.value, nr_objects, self.nr_scans.value)
+
+    def __repr__(self) -> str:
+        return f"<kmemleak enabled:{self._enabled.value}>"
+
+
+def _kstrtouint(name: str, text: str, limit: int = UINT_MAX) -> int:
+    """A number as the kernel reads it: decimal, or with 0x or 0 in front."""
+    digits = text.strip()
+    base = 16 if digits[:2].lower() == "0x" else 8 if digits[:1] == "0" and digits != "0" else 10
+    try:
+        if not digits[:1].isdigit() or "_" in digits:
+            raise ValueError(text)
+        number = int(digits, base)
+    except ValueError:
+        raise BadArgument(f"{name}: expected a number, got {text!r}") from None
+    if number > limit:
+        raise BadArgument(f"{name}: at most {limit}, got {text}")
+    return number
