@@ -173,6 +173,10 @@ class LockLeaked(LockMisuse):
     """A body or an interrupt handler ended while it held a lock."""
 
 
+class LockOrder(LockMisuse):
+    """Locks were taken in orders, or with interrupts in a state, that could deadlock, though it did not."""
+
+
 class DataRace(KernelBug):
     """Two CPUs accessed a watched field, at least one to write, and nothing ordered the accesses."""
 

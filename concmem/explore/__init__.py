@@ -24,6 +24,12 @@ from concmem.explore.check import Coverage, Outcome, check, replay, shrink
 from concmem.explore.controlled import ControlledRuntime
 from concmem.explore.execution import Execution
 from concmem.explore.failure import Failure
+from concmem.explore.history import (
+    History,
+    NotLinearizable,
+    check_linearizable,
+    linearizable,
+)
 from concmem.explore.program import Program
 from concmem.explore.schedule import Schedule
 from concmem.explore.scheduler import Scheduler
@@ -60,8 +66,10 @@ __all__ = [
     "DelayBounding",
     "Execution",
     "Failure",
+    "History",
     "Nondeterminism",
     "NondeterminismCheck",
+    "NotLinearizable",
     "Outcome",
     "PreemptionBounding",
     "Program",
@@ -72,6 +80,8 @@ __all__ = [
     "Schedule",
     "Scheduler",
     "check",
+    "check_linearizable",
+    "linearizable",
     "replay",
     "shared",
     "shrink",

@@ -176,6 +176,7 @@ def _search(
     seen: set[int] = set()
     coverage = outcome.coverage
     outcome.ended_by = "executions"
+    suspicion: Failure | None = None
     try:
         while outcome.executions < executions:
             if seconds is not None and now - start >= seconds:
@@ -201,6 +202,10 @@ def _search(
             failure = failure_from(execution)
             if failure is not None:
                 failure.executions = outcome.executions
+                if failure.kind == "lockdep":
+                    # What could go wrong; perhaps some schedule shows that it does.
+                    suspicion = suspicion or failure
+                    continue
                 outcome.failure = failure
                 outcome.ended_by = "failure"
                 return
@@ -211,6 +216,8 @@ def _search(
                 outcome.bound = policy.bound
                 progress(outcome)
     finally:
+        outcome.failure = outcome.failure or suspicion
+        outcome.exhausted = outcome.exhausted and outcome.failure is None
         outcome.seconds = perf_counter() - start
         coverage.schedules = len(seen)
 

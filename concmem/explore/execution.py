@@ -35,6 +35,7 @@ from concmem.explore.stuck import (
     too_long,
 )
 from concmem.explore.task import ControlledCpu, Task
+from concmem.runtime.lockdep import Lockdep
 from concmem.units import HZ
 
 if TYPE_CHECKING:
@@ -122,7 +123,8 @@ class Execution:
         """Tasks that have yielded (``cpu_relax``) and let others run first."""
         self.fields: dict[tuple[int, str], Field] = {}
         """Watched fields that were accessed."""
-        self.lockdep: Any = None
+        self.lockdep: Lockdep | None = None
+        """The lock validator, if it is on."""
         self.task_exits: list[Callable[[], None]] = []
         self.on_body_failure: Callable[[Task, BaseException], None] = lambda _task, _error: None
         self._goal: Callable[[], bool] | None = None
@@ -478,6 +480,20 @@ class Execution:
         self._choose = _abort
         raise ExecutionAborted
 
+    def lock_taken(self, me: Task, lock: Any) -> None:
+        """Tell the lock validator."""
+        cpu = me.cpu
+        assert self.lockdep is not None
+        self.lockdep.acquired(
+            lock.name,
+            [held.name for held in me.held if held is not lock],
+            in_interrupt=cpu.in_interrupt,
+            irqs_enabled=cpu.irqs_enabled,
+            sleeps=not lock.spins,
+            trylock=me.kind is op.TRYLOCK,
+            where=f"{me.name}, step {self.step}",
+        )
+
     def pending(self) -> list[op.Operation]:
         """What every task that has not ended is about to do, or waits to do."""
         tasks = [task for cpu in self.cpus for task in (cpu.main, cpu.irq)]
@@ -563,7 +579,7 @@ class Execution:
             left -= 1
             if left < 0:
                 return self.driver
-            return current if current.enabled else enabled[0]
+            return current if current.enabled or not enabled else enabled[0]
 
         trace, step = len(self.trace), self.step
         self._to_start.append(task)

@@ -25,6 +25,7 @@ _CLASSES: Final[dict[str, type[Exception]]] = {
     "livelock": errors.Livelock,
     "step-limit": errors.Livelock,
     "data-race": errors.DataRace,
+    "lockdep": errors.LockOrder,
 }
 
 

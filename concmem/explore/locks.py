@@ -86,7 +86,7 @@ class ControlledLock:
                 ex.disable_rivals(self, me)
                 break
         if ex.lockdep is not None:
-            ex.lockdep.taken(me, self)
+            ex.lock_taken(me, self)
 
     def wait_for(self, me: Task) -> None:
         """Somebody has it: wait until it is free and *me*'s turn."""
@@ -140,8 +140,6 @@ class ControlledLock:
         ex = self._ex
         if self.blocked:
             ex.enable_rivals(self.blocked)
-        if ex.lockdep is not None:
-            ex.lockdep.released(me, self)
 
     def _take_outside(self) -> None:
         """On the driver: CPUs go on until it is free."""

@@ -21,8 +21,7 @@ class Program:
             and shrinking may leave some of them out.
         after: called once all CPUs are done, on no CPU: the oracle. What it raises is a failure.
         interrupts: ``(cpu, handler)``: handlers that come to a CPU at a moment that the scheduler chooses.
-        verify: check invariants, such as ``machine.verify``; called before *after*, and also every
-            ``verify_every`` steps, between two operations, where :func:`explore.check` is asked to.
+        verify: check invariants, such as ``machine.verify``; called before *after*.
     """
 
     def __init__(

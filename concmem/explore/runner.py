@@ -27,6 +27,7 @@ from concmem.explore.schedule import Dropped, Schedule
 from concmem.explore.scheduler import Scheduler
 from concmem.explore.stuck import Finding
 from concmem.explore.trace import TracedExecution
+from concmem.runtime.lockdep import Lockdep
 
 MakeProgram: TypeAlias = Callable[[ControlledRuntime], Program]
 
@@ -42,8 +43,6 @@ class Limits:
     early_timeouts: int = 0
     spurious_wakeups: int = 0
     detectors: frozenset[str] = DETECTORS
-    verify_every: int = 0
-    """Steps between two calls of the program's ``verify``; 0: only at the end."""
 
 
 class Runner:
@@ -139,6 +138,8 @@ class Runner:
             early_timeouts=limits.early_timeouts,
             spurious_wakeups=limits.spurious_wakeups,
         )
+        if "lockdep" in limits.detectors:
+            execution.lockdep = Lockdep()
         rt = ControlledRuntime(
             self.nr_cpus,
             seed=self._seed,
@@ -242,6 +243,11 @@ class Runner:
 def failure_from(execution: Execution, dropped: Sequence[Dropped] = ()) -> Failure | None:
     """What *execution* has found, if anything."""
     finding = execution.finding
+    if finding is None and execution.lockdep is not None:
+        violation = execution.lockdep.violation
+        if violation is not None:
+            subject = ", ".join(violation.classes)
+            finding = Finding("lockdep", violation.text, None, execution.step, subject)
     if finding is None:
         return None
     return failure_of(finding, Schedule(tuple(execution.deviations), tuple(dropped)))

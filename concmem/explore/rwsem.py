@@ -65,7 +65,7 @@ class ControlledRwSem:
             ex.wait(me)
         ex.trace += (me, op.TAKEN, self)
         if ex.lockdep is not None:
-            ex.lockdep.taken(me, self)
+            ex.lock_taken(me, self)
 
     def _is_free_for(self, write: bool) -> bool:
         if self._queue or self.owner is not None:
@@ -94,8 +94,6 @@ class ControlledRwSem:
         else:
             raise LockMisuse(f"{self.name}: released, but {holder.name} does not hold it")
         holder.held.remove(self)  # type: ignore[arg-type]
-        if ex.lockdep is not None and me is not None:
-            ex.lockdep.released(me, self)
         self._hand_over()
 
     def downgrade(self) -> None:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from concmem.errors import BadArgument, BadArgumentType, CacheBusy
+from concmem.errors import BadArgument, BadArgumentType, CacheBusy, MachineClosed
 from concmem.mm.kmem_cache import FreelistOptions, KmemCache
 from concmem.mm.kmem_cache_cpu import KmemCacheCpu
 from concmem.mm.kmem_cache_node import KmemCacheNode
@@ -134,6 +134,8 @@ class SlabCommon:
             BadArgument: something cannot be, or the name is taken.
         """
         self._check(name, size, align, flags, ctor)
+        if not self._slub.memory.size:
+            raise MachineClosed(f"kmem_cache_create: {name}: the machine has been shut down")
         with self._slab_mutex:
             if name in self._names:
                 raise BadArgument(f"name: a cache {name!r} exists already")

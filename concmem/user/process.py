@@ -76,9 +76,10 @@ class UserProcess(Process):
     def _brk(self, addr: int) -> int:
         """Set the end of the heap, see `Brk.sys_brk`."""
         self.mm.context.rt.smp_processor_id()  # on no CPU: NotACpu, before anything is forgotten
-        if isinstance(addr, int) and self.mm.start_brk <= addr:
-            # Up to where no heap can be: another thread may move the end before this one does.
-            self.heap.memory.forget(addr, max(addr, self.mm.mmap_base))
+        with self.mm.mmap_lock.read():
+            now = self.mm.brk
+        if isinstance(addr, int) and self.mm.start_brk <= addr < now:
+            self.heap.memory.forget(addr, now)
         return self.mm.sys_brk(addr)
 
     def _mmap(

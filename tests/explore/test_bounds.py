@@ -186,7 +186,7 @@ def test_summary_says_what_was_covered() -> None:
     assert "Every schedule with at most 0 preemptions was covered." in str(outcome)
     assert "Not exhausted" in str(outcome)
     outcome = explore.check(program, DelayBounding(1))
-    assert "Every schedule with at most 1 delays was covered." in str(outcome)
+    assert "Every schedule with at most 1 delay was covered." in str(outcome)
     # Whoever comes first has the lock until it ends: two schedules, and no preemption anywhere.
     outcome = explore.check(mutual_exclusion, PreemptionBounding(0))
     assert (outcome.executions, outcome.bound) == (2, 0)

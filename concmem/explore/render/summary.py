@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from concmem.explore.check import Outcome
     from concmem.explore.failure import Failure
 
-_UNITS = {"pb": "preemption", "db": "delay"}
-"""What schedulers with a bound count."""
-
 
 def summarize(outcome: Outcome, look: Look | None = None) -> str:
     """What was found, or what it means that nothing was."""
@@ -52,10 +49,9 @@ def _meaning(outcome: Outcome) -> str:
     ended = _ended(outcome)
     different = words.count(outcome.coverage.schedules, "different schedule")
     if outcome.bound is not None:
-        unit = _UNITS.get(outcome.scheduler, "deviation")
         return (
-            f"Not exhausted, {ended}: every schedule with at most {words.count(outcome.bound, unit)} "
-            f"was run, and of those with more only some; {different} in all."
+            f"Every schedule with at most {_bound(outcome)} was covered. Not exhausted, {ended}: of those "
+            f"with more there were only some, or none; {different} in all."
         )
     if outcome.scheduler in ("dfs", "dpor"):
         return (
@@ -76,11 +72,15 @@ def _exhausted(outcome: Outcome) -> str:
     if outcome.scheduler == "dpor":
         broken_off = f" ({outcome.abandoned:,} of them broken off)" if outcome.abandoned else ""
         return f"Exhausted: no schedule fails. Every one does the same as one of those that were run{broken_off}."
-    unit = _UNITS.get(outcome.scheduler)
-    if unit is not None and outcome.bound is not None:
-        most = words.count(outcome.bound, unit)
-        return f"Exhausted: every schedule was run, and none fails. None has more than {most}."
+    if outcome.bound is not None:
+        return f"Exhausted: every schedule was run, and none fails. None has more than {_bound(outcome)}."
     return "Exhausted: every schedule was run, and none fails."
+
+
+def _bound(outcome: Outcome) -> str:
+    """The bound with what it counts."""
+    assert outcome.bound is not None
+    return words.count(outcome.bound, outcome.bounds.removesuffix("s"))
 
 
 def _ended(outcome: Outcome) -> str:
@@ -89,7 +89,7 @@ def _ended(outcome: Outcome) -> str:
         "executions": "since the number of executions was limited",
         "seconds": "since the time was limited",
         "interrupt": "since it was interrupted",
-        "exhausted": "since the scheduler's bound was limited",
+        "scheduler": "since the scheduler's bound was limited",
     }.get(outcome.ended_by, f"ended by {outcome.ended_by}")
 
 

@@ -16,6 +16,8 @@ from concmem.explore.render.page import render_lanes_fragment, render_page
 from .browser import chromium
 from .failures import failure_of
 
+pytestmark = pytest.mark.tools
+
 WIDE, PHONE = (1400, 900), (400, 800)
 
 
