@@ -98,8 +98,9 @@ class Machine:
         set_overcommit(mode, ratio=50): what may be promised: ``vm.overcommit_memory`` 0, 1 or 2.
         data(nr_words=1), percpu_data(nr_words=1), stack_frame(nr_words): memory of the kernel's own that
             nobody allocates, to keep addresses in (:mod:`concmem.mm.sections`).
-        kmemleak: the leak detector (:class:`~concmem.mm.debug.kmemleak.Kmemleak`): ``scan()``, ``read()``,
-            ``write(command)``, ``not_leak(address)``, ...; without ``kmemleak=True``, calls that do nothing.
+        kmemleak: the leak detector (:class:`~concmem.mm.debug.kmemleak.Kmemleak`): ``scan()``, ``leaks()``,
+            ``report()``, ``write(command)``, ``not_leak(address)``, ...; without ``kmemleak=True``, calls that
+            do nothing.
         workqueue: deferred work: ``drain()`` waits for all of it.
         memory: the bytes: ``read(address, n)``, ``write(address, data)``.
         procfs: ``/proc`` texts: ``names()``, ``read(name)``, ``export(directory)``.
@@ -218,7 +219,7 @@ class Machine:
         if not self.config.kmemleak:
             return FILES
         # What the leak detector has found is looked up when it is read: it may have to wait for a scan.
-        return {**FILES, "sys/kernel/debug/kmemleak": lambda _: self.kmemleak.read()}
+        return {**FILES, "sys/kernel/debug/kmemleak": lambda _: self.kmemleak.report()}
 
     # -- CPUs
 

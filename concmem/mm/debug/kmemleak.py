@@ -46,8 +46,8 @@ class Kmemleak(KmemleakReport):
     """
     The leak detector of a machine that was booted with ``kmemleak=True``.
 
-    Every method is as the kernel's function ``kmemleak_<name>``. `read` and `write` are
-    ``/sys/kernel/debug/kmemleak``, and work on any thread.
+    Every method that is told of memory is as the kernel's function ``kmemleak_<name>``. `report`, which reads it,
+    and `write` are ``/sys/kernel/debug/kmemleak``; they work on any thread.
     """
 
     # Set by `start`, at boot.
@@ -63,8 +63,7 @@ class Kmemleak(KmemleakReport):
         self._cleanup_work = Work(self._do_cleanup, "kmemleak cleanup_work")
         self.create_caches(slab)
         self._warn(
-            "Kernel memory leak detector initialized (mem pool available: "
-            f"{self.MEM_POOL_SIZE})"
+            f"Kernel memory leak detector initialized (mem pool available: {self.MEM_POOL_SIZE})"
         )
         self._thread = KmemleakThread(
             self._rt, self._automatic_scan, lambda: self._events.count("kmemleak_on")
@@ -72,7 +71,9 @@ class Kmemleak(KmemleakReport):
 
     # -- for who allocates
 
-    def alloc(self, pointer: int | None, size: int, min_count: int = 1, gfp: int = GFP_KERNEL) -> None:
+    def alloc(
+        self, pointer: int | None, size: int, min_count: int = 1, gfp: int = GFP_KERNEL
+    ) -> None:
         """
         Say that *size* bytes at *pointer* are allocated. What caches, ``kmalloc`` and ``vmalloc`` give is known.
 
@@ -87,7 +88,8 @@ class Kmemleak(KmemleakReport):
             # It is going to be read, so it has to be memory.
             self._memory.read(pointer, 1)
             self._memory.read(pointer + size - 1, 1)
-            self.create_object(pointer, size, min_count, check_gfp(gfp))
+            check_gfp(gfp)
+            self.create_object(pointer, size, min_count, gfp)
 
     def alloc_recursive(
         self, pointer: int | None, size: int, min_count: int, flags: int, gfp: int = GFP_KERNEL
@@ -135,8 +137,9 @@ class Kmemleak(KmemleakReport):
         Args:
             size: bytes; by default all to the block's end.
         """
+        check_gfp(gfp)
         if self._check(pointer, size=size) and self._enabled.value:
-            self._add_scan_area(pointer, size, check_gfp(gfp))
+            self._add_scan_area(pointer, size, gfp)
 
     def no_scan(self, pointer: int | None) -> None:
         """The block at *pointer* has no references."""
@@ -161,11 +164,11 @@ class Kmemleak(KmemleakReport):
 
     # -- /sys/kernel/debug/kmemleak
 
-    def read(self) -> str:
+    def report(self) -> str:
         """The report: each unreferenced object that scans have found so far. May sleep."""
-        return "".join(map(print_unreferenced, self.unreferenced()))
+        return "".join(map(print_unreferenced, self.leaks()))
 
-    def unreferenced(self) -> list[UnreferencedObject]:
+    def leaks(self) -> list[UnreferencedObject]:
         """The same as data."""
 
         def read() -> list[UnreferencedObject]:
@@ -211,7 +214,9 @@ class Kmemleak(KmemleakReport):
             if command == "clear":
                 self._clear()
             elif not self._enabled.value:
-                raise BadArgument(f"command: kmemleak is off, only 'clear' is possible: {command!r}")
+                raise BadArgument(
+                    f"command: kmemleak is off, only 'clear' is possible: {command!r}"
+                )
             elif command == "scan":
                 return self.kmemleak_scan()
             elif command == "off":

@@ -12,7 +12,7 @@ at first, so that a free that is an error leaves everything as it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from concmem.mm.gfp import GFP_KERNEL
@@ -40,13 +40,15 @@ T = TypeVar("T")
 def tracked(base: type[T], cls: type[T], kmemleak: Kmemleak) -> type[T]:
     """What to make objects of *cls* with, which is *base* or takes its place: it, told to call *kmemleak*."""
     mixin = _TRACKED.get(base)
-    return cls if mixin is None else cast("type[T]", partial(_mixed(mixin, base, cls), kmemleak))
+    return (
+        cls if mixin is None else cast("type[T]", partial(_mixed(mixin, cast(Any, cls)), kmemleak))
+    )
 
 
-@lru_cache(maxsize=256)
-def _mixed(mixin: type, base: type, cls: type) -> type:
-    """*mixin*, which is made for *base*, for *cls*."""
-    return mixin if cls is base else type(cls.__name__, (mixin, cls), {})
+@cache
+def _mixed(mixin: type, cls: type) -> type:
+    """*mixin* for *cls*, which is the class that it is made for, or takes its place."""
+    return mixin if issubclass(mixin, cls) else type(cls.__name__, (mixin, cls), {})
 
 
 class TrackedSlabCommon(SlabCommon):

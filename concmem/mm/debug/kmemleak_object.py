@@ -147,6 +147,4 @@ def stack_trace_save(depth: int) -> Trace:
 
 def show_trace(trace: Trace) -> tuple[str, ...]:
     """As ``%pS``: each function, the offset in its byte code, and the length of that."""
-    return tuple(
-        f"{code.co_qualname}+{offset:#x}/{len(code.co_code):#x}" for code, offset in trace
-    )
+    return tuple(f"{code.co_qualname}+{offset:#x}/{len(code.co_code):#x}" for code, offset in trace)

@@ -16,7 +16,9 @@ class NoKmemleak:
 
     msecs_min_age = 0
 
-    def alloc(self, pointer: int | None, size: int, min_count: int = 1, gfp: int = GFP_KERNEL) -> None:
+    def alloc(
+        self, pointer: int | None, size: int, min_count: int = 1, gfp: int = GFP_KERNEL
+    ) -> None:
         """Nothing."""
 
     def alloc_recursive(
@@ -51,11 +53,11 @@ class NoKmemleak:
     def erase(self, where: int) -> None:
         """Nothing."""
 
-    def read(self) -> str:
+    def report(self) -> str:
         """Raises `BadArgument`."""
         raise self._off()
 
-    def unreferenced(self) -> list[UnreferencedObject]:
+    def leaks(self) -> list[UnreferencedObject]:
         """Raises `BadArgument`."""
         raise self._off()
 
@@ -72,7 +74,9 @@ class NoKmemleak:
 
     @staticmethod
     def _off() -> BadArgument:
-        return BadArgument("kmemleak: this machine has no leak detector; boot it with kmemleak=True")
+        return BadArgument(
+            "kmemleak: this machine has no leak detector; boot it with kmemleak=True"
+        )
 
     def __repr__(self) -> str:
         return "<kmemleak off>"

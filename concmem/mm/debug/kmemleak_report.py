@@ -8,7 +8,7 @@ backtrace has functions of Python with offsets in their byte code.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from concmem.mm.debug.kmemleak_object import OBJECT_REPORTED, KmemleakObject, Trace, show_trace
 from concmem.mm.debug.kmemleak_scan import KmemleakScan

@@ -25,7 +25,7 @@ import zlib
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from concmem.errors import BadArgument, BadArgumentType
 from concmem.mm.debug.kmemleak_object import (
@@ -71,7 +71,7 @@ class KmemleakScan(KmemleakTrack):
     """What of the leak detector looks for references."""
 
     # scan_mutex: who scans has it
-    __guarded_by__: Final = {
+    __guarded_by__: ClassVar = {
         **dict.fromkeys(("_gray_list", "_jiffies_last_scan"), "scan_mutex"),
         "_roots": "_roots_lock",
     }
@@ -157,9 +157,7 @@ class KmemleakScan(KmemleakTrack):
         self._for_each_object(report)
         if new_leaks:
             self._found_leaks.value = True
-            self._warn(
-                f"{new_leaks} new suspected memory leaks (see /sys/kernel/debug/kmemleak)"
-            )
+            self._warn(f"{new_leaks} new suspected memory leaks (see /sys/kernel/debug/kmemleak)")
         return new_leaks
 
     @abstractmethod

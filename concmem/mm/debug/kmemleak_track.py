@@ -23,7 +23,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from concmem.errors import NotACpu
 from concmem.mm import gfp as gfp_flags
@@ -73,7 +73,7 @@ def gfp_nested_mask(gfp: int) -> int:
 class KmemleakTrack(ABC):
     """What of the leak detector has to do with allocations. See :mod:`concmem.mm.debug.kmemleak`."""
 
-    __guarded_by__: Final = dict.fromkeys(
+    __guarded_by__: ClassVar = dict.fromkeys(
         ("_tree", "min_addr", "max_addr", "_mem_pool_free"), "kmemleak_lock"
     )
 
@@ -314,9 +314,7 @@ class KmemleakTrack(ABC):
 
     def _warn_pool_empty(self) -> None:
         if not self._pool_warned.xchg(1):
-            self._warn(
-                "Memory pool empty, consider increasing CONFIG_DEBUG_KMEMLEAK_MEM_POOL_SIZE"
-            )
+            self._warn("Memory pool empty, consider increasing CONFIG_DEBUG_KMEMLEAK_MEM_POOL_SIZE")
 
     def _alloc_metadata(self, cache: KmemCache | None, gfp: int) -> int | None:
         """An object of one of the detector's own caches. Early, and on a thread that is no CPU: none."""

@@ -72,4 +72,6 @@ def _check_allocated(obj: KmemleakObject, mem_map: MemMap, vmalloc: Vmalloc) -> 
     if start not in slab.owners or end > start + s.size:
         raise LeakDetectorError(f"{obj!r}: is no object of {s.name} that somebody has")
     if s.flags & SLAB_NOLEAKTRACE:
-        raise LeakDetectorError(f"{obj!r}: is an object of {s.name}, which is not to be looked after")
+        raise LeakDetectorError(
+            f"{obj!r}: is an object of {s.name}, which is not to be looked after"
+        )
