@@ -139,7 +139,7 @@ class Kmemleak(KmemleakReport):
         """
         check_gfp(gfp)
         if self._check(pointer, size=size) and self._enabled.value:
-            self._add_scan_area(pointer, size, gfp)
+            self._on_a_cpu(lambda: self._add_scan_area(pointer, size, gfp))
 
     def no_scan(self, pointer: int | None) -> None:
         """The block at *pointer* has no references."""
