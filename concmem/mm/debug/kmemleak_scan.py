@@ -316,21 +316,25 @@ class KmemleakScan(KmemleakTrack):
     def _scan_large_block(self, start: int, end: int) -> None:
         while start < end and not self._scan_should_stop():
             following = min(start + MAX_SCAN_SIZE, end)
-            self._scan_block(start, following, None)
+            self._scan_words(self._read_words(start, following))
             start = following
             self._rt.cond_resched()
 
-    def _scan_block(self, start: int, end: int, scanned: KmemleakObject | None) -> None:
-        """Find references in the whole words from *start* to *end*, but those of *scanned* to itself."""
+    def _read_words(self, start: int, end: int) -> list[int]:
+        """The whole words from *start* to *end*, or none if none can be an address."""
         start = _align(start)
         nr_bytes = (end - start) // _WORD * _WORD
         if nr_bytes <= 0:
-            return
+            return []
         data = self._memory.read(start, nr_bytes)
-        if _TOP_BYTE in data[_WORD - 1 :: _WORD]:
-            self._scan_words(memoryview(data).cast("Q").tolist(), scanned)
+        if _TOP_BYTE not in data[_WORD - 1 :: _WORD]:
+            return []
+        return memoryview(data).cast("Q").tolist()
 
     def _scan_words(self, words: Iterable[int], scanned: KmemleakObject | None = None) -> None:
+        """Find references in *words*, but those of *scanned* to itself."""
+        if not words:
+            return
         with self.kmemleak_lock:
             low, high = self.min_addr, self.max_addr
             find = self._tree.find
@@ -342,7 +346,7 @@ class KmemleakScan(KmemleakTrack):
                         self._update_refs(obj)
 
     def _update_refs(self, obj: KmemleakObject) -> None:
-        """One reference more. Caller holds kmemleak_lock, and perhaps the lock of another object."""
+        """One reference more. Caller holds kmemleak_lock."""
         with obj.lock:
             if not obj.color_white():
                 return
@@ -363,19 +367,26 @@ class KmemleakScan(KmemleakTrack):
                 self._put_object(obj)
 
     def _scan_object(self, obj: KmemleakObject) -> None:
-        """Find references in one object. While its lock is held, the block is not freed."""
+        """
+        Find references in one object. While its lock is held, the block is not freed.
+
+        A kernel looks the words up under that lock, too, and takes those of other objects inside of it. Here the
+        words are copied anyway.
+        """
         start, end = _align(obj.pointer), obj.pointer + obj.size
         while start < end:
+            following = min(start + MAX_SCAN_SIZE, end)
             with obj.lock:
                 if obj.flags & OBJECT_NO_SCAN or not obj.flags & OBJECT_ALLOCATED:
                     return
                 if obj.area_list and not obj.flags & OBJECT_FULL_SCAN:
-                    for area_start, size in obj.area_list:
-                        self._scan_block(area_start, area_start + size, obj)
-                    return
-                following = min(start + MAX_SCAN_SIZE, end)
-                self._scan_block(start, following, obj)
-                start = following
+                    following = end
+                    parts = [self._read_words(first, first + size) for first, size in obj.area_list]
+                else:
+                    parts = [self._read_words(start, following)]
+            for words in parts:
+                self._scan_words(words, obj)
+            start = following
             self._rt.cond_resched()
 
 

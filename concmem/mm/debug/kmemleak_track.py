@@ -3,7 +3,7 @@ The leak detector's objects: made when memory is allocated, taken away when it i
 
 Locks::
 
-    scan_mutex -> object->lock -> kmemleak_lock -> another object->lock
+    scan_mutex -> kmemleak_lock -> object->lock
 
     scan_mutex (mutex)          one scan, or one command, at a time
     object->lock (irqsave)      see kmemleak_object.py
