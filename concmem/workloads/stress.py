@@ -226,6 +226,7 @@ class _Run:
             busiest=director.peaks.busiest,
             processes=director.peaks.processes,
             mixed=director.mixed.result(),
+            leaks=director.leaks.leaks,
         )
         result.event_totals = dict(result.events)
         if not self._hung:  # these stop all CPUs, or take locks

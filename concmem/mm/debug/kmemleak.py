@@ -315,6 +315,11 @@ class Kmemleak(KmemleakReport):
         """All that are in the search tree, lowest address first. The caller has parked all CPUs."""
         return list(self._tree)
 
+    def blocks(self) -> set[tuple[int, int]]:
+        """Address of each block that it knows at the moment, and jiffies when it was allocated."""
+        with self.kmemleak_lock:
+            return {(obj.pointer, obj.jiffies) for obj in self._tree}
+
     def follows_frees(self) -> bool:
         """Whether it is told of what is freed."""
         return self._free_enabled.value

@@ -53,6 +53,12 @@ class NoKmemleak:
     def erase(self, where: int) -> None:
         """Nothing."""
 
+    def register_root(self, owner: object, words: object) -> None:
+        """Nothing."""
+
+    def unregister_root(self, owner: object) -> None:
+        """Nothing."""
+
     def report(self) -> str:
         """Raises `BadArgument`."""
         raise self._off()
