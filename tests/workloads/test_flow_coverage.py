@@ -20,7 +20,7 @@ def test_the_default_scenario_takes_every_arrow(cpus: int) -> None:
     # The rarest, a CPU that is done with a full slab, is taken some ten times in such a run, whatever
     # the seed and the number of CPUs: none at all has odds of less than 1 in 10,000.
     scenario = load_scenario("default").changed(cpus=cpus, ops=24_000 // cpus, runtime="free")
-    with scenario.boot(lockstat=False) as machine:
+    with scenario.boot(lockstat=False, kmemleak=True) as machine:
         result = run_stress(machine, scenario, progress_every=0.05)
     assert result.errors == []
     report = make_report(parse_run(json.loads(json.dumps(result.to_json()))))
