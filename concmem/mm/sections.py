@@ -10,7 +10,7 @@ In a kernel per-CPU areas and stacks are allocated at boot; here all of it is be
 
 Locks:
     sections->lock      how much of each section is in use
-    (a stack belongs to its CPU; others read `Stack.sp` without a lock, and see a frame or not)
+    (a stack belongs to its CPU; others read where it ends without a lock, and see a frame or not)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from concmem.errors import BadArgument, BadArgumentType, KernelBug
-from concmem.runtime.api import THIS_CPU, lockless_reads
+from concmem.runtime.api import lockless_reads
 from concmem.units import KERNEL_DATA_SIZE, KERNEL_DATA_START
 
 if TYPE_CHECKING:
@@ -111,17 +111,6 @@ class PercpuWords:
         return MemoryWords(self._memory, base + self._offset, self._nr_words)
 
 
-class Stack:
-    """The stack of one CPU, which grows down. Only its own thread changes `sp`."""
-
-    __slots__ = ("sp", "top")
-    # Whoever scans stacks sees a frame that comes or goes meanwhile, or not.
-    __guarded_by__: Final = {"sp": lockless_reads(THIS_CPU), "top": lockless_reads(THIS_CPU)}
-
-    def __init__(self) -> None:
-        self.top = self.sp = 0  # 0: the CPU has had no frame yet
-
-
 class StackFrame(MemoryWords):
     """
     *nr_words* words on the stack of the CPU, for one ``with`` block; all 0 at first.
@@ -172,7 +161,8 @@ class Sections:
         # _lock; bytes in use
         self._data_used = 0
         self._percpu_used = 0
-        self._stacks = rt.percpu(lambda: rt.watch(Stack()), "stack")
+        self._sp = rt.percpu(lambda: rt.cell(0, "stack->sp"), "stack->sp")
+        """Where the last frame of each CPU is; 0: it has had none."""
         rt.watch(self)
 
     # -- define
@@ -205,7 +195,7 @@ class Sections:
             if offset + nr_bytes > PERCPU_SIZE:
                 raise BadArgument(f"nr_words: {nr_words} words do not fit: .data..percpu is full")
             self._percpu_used = offset + nr_bytes
-        return PercpuWords(self._rt, self._memory, self._stacks.of, offset, nr_words)
+        return PercpuWords(self._rt, self._memory, self._sp.of, offset, nr_words)
 
     def stack_frame(self, nr_words: int) -> StackFrame:
         """``with stack_frame(n) as frame:`` gives *n* words on the stack of the CPU."""
@@ -216,29 +206,25 @@ class Sections:
 
     def push(self, nr_words: int) -> int:
         """Make room on the calling CPU's stack; where."""
-        stack = self._stacks.this()
-        cpu = self._rt.smp_processor_id()
-        if not stack.top:
-            if cpu >= MAX_AREAS:
-                raise KernelBug(f"cpu{cpu}: only {MAX_AREAS} CPUs and kernel threads have a stack")
-            stack.top = stack.sp = STACKS_START + (cpu + 1) * THREAD_SIZE
-        address = stack.sp - nr_words * WORD
-        if address < stack.top - THREAD_SIZE:
+        sp, top = self._sp.this(), _stack_top(self._rt.smp_processor_id())
+        old = sp.value or top
+        address = old - nr_words * WORD
+        if address < top - THREAD_SIZE:
             raise KernelBug(
-                f"BUG: stack guard page was hit on cpu{cpu}: a frame of {nr_words} words does not fit "
-                f"below {stack.sp:#x}, the stack is {stack.top - THREAD_SIZE:#x}..{stack.top - 1:#x}"
+                f"BUG: stack guard page was hit on cpu{self._rt.smp_processor_id()}: a frame of {nr_words} words "
+                f"does not fit below {old:#x}, the stack is {top - THREAD_SIZE:#x}..{top - 1:#x}"
             )
-        stack.sp = address
+        sp.value = address
         return address
 
     def pop(self, address: int, nr_words: int) -> None:
         """Give up the frame at *address*, the last one."""
-        stack = self._stacks.this()
-        if stack.sp != address:
+        sp = self._sp.this()
+        if sp.value != address:
             raise KernelBug(
-                f"stack frame at {address:#x} is left, but the last of this CPU is at {stack.sp:#x}"
+                f"stack frame at {address:#x} is left, but the last of this CPU is at {sp.value:#x}"
             )
-        stack.sp = address + nr_words * WORD
+        sp.value = address + nr_words * WORD
 
     # -- for who looks for pointers
 
@@ -249,14 +235,22 @@ class Sections:
     def percpu_ranges(self) -> list[Range]:
         """What is in use of the per-CPU data of each CPU."""
         used = self._percpu_used
-        numbers = range(min(MAX_AREAS, len(self._stacks.all()))) if used else ()
+        numbers = range(min(MAX_AREAS, len(self._sp.all()))) if used else ()
         starts = [PERCPU_START + number * PERCPU_SIZE for number in numbers]
         return [(start, start + used) for start in starts]
 
     def stack_ranges(self) -> list[Range]:
         """The frames that each CPU has at the moment."""
-        ranges = [(stack.sp, stack.top) for stack in self._stacks.all()]
-        return [(sp, top) for sp, top in ranges if sp < top]
+        # No lock: of a frame that comes or goes meanwhile, the words are seen or not.
+        ends = [(sp.value, _stack_top(cpu)) for cpu, sp in enumerate(self._sp.all()[:MAX_AREAS])]
+        return [(sp, top) for sp, top in ends if 0 < sp < top]
+
+
+def _stack_top(cpu: int) -> int:
+    """Behind the stack of *cpu*, which grows down."""
+    if cpu >= MAX_AREAS:
+        raise KernelBug(f"cpu{cpu}: only {MAX_AREAS} CPUs and kernel threads have a stack")
+    return STACKS_START + (cpu + 1) * THREAD_SIZE
 
 
 def _check_words(nr_words: object) -> int:

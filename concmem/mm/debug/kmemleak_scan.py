@@ -123,8 +123,12 @@ class KmemleakScan(KmemleakTrack):
         For what holds addresses and is no memory of the model. Called in each scan, on any CPU, and while
         others change what it looks at.
         """
+        try:
+            reference = weakref.ref(owner)
+        except TypeError:
+            raise BadArgumentType(f"owner: cannot be referred to weakly: {owner!r}") from None
         with self._roots_lock:
-            self._roots[id(owner)] = weakref.ref(owner), words
+            self._roots[id(owner)] = reference, words
 
     def unregister_root(self, owner: object) -> None:
         """Forget *owner*, if it is known."""
