@@ -398,8 +398,7 @@ def leaks(m: Machine) -> tuple[list[Any], Callable[[], None]]:
     m.memory.write(lost[0], b"lost" * 16)
 
     def scanner() -> None:
-        words = m.data(2)
-        counters = m.percpu_data()
+        counters, words = m.percpu_data(), m.data(2)
         with m.stack_frame(1) as frame:
             frame[0], words[0], counters.this()[0] = base, base + 8, base
             kmemleak.scan()
@@ -412,7 +411,11 @@ def leaks(m: Machine) -> tuple[list[Any], Callable[[], None]]:
             kmemleak.unregister_root(m)
 
     def owner() -> None:
-        words = m.data()
+        for _ in range(2):
+            kmemleak.not_leak(lost[0])
+            kmemleak.no_scan(lost[0])
+            kmemleak.update_trace(lost[0])
+        _, words = m.percpu_data(), m.data()
         block, area = m.kmalloc(128), m.vmalloc(4096)
         words[0] = block
         kmemleak.scan_area(block, 64)
@@ -420,7 +423,7 @@ def leaks(m: Machine) -> tuple[list[Any], Callable[[], None]]:
         kmemleak.no_scan(block)
         kmemleak.update_trace(base)
         kmemleak.ignore(block)
-        m.percpu_data()
+        kmemleak.register_root(page, lambda _: [])
         kmemleak.free_part(base + 64, 64)
         m.kfree(block)
         m.vfree(area)

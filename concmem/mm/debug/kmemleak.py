@@ -6,29 +6,27 @@ the kernel's own (:mod:`concmem.mm.sections`), and reports the objects that it f
 only a variable of Python holds is, so to speak, in a register: it does not count. Put it into static data, into a
 frame on the stack, or into another object.
 
-The parts, each on top of the one before: objects (`KmemleakTrack`), scan (`KmemleakScan`), report
-(`KmemleakReport`), and here the calls and commands. What has the allocators call is in `kmemleak_hooks`.
+The parts, each on top of the one before: structs (`KmemleakStructs`), what is allocated (`KmemleakTrack`), what is
+told of it (`KmemleakPaint`), roots (`KmemleakRoots`), scan (`KmemleakScan`), report (`KmemleakReport`), calls
+(`KmemleakCalls`), and here commands, and the end. What has the allocators call is in `kmemleak_hooks`.
 
 Follows ``mm/kmemleak.c`` of Linux 6.12.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Final
 
-from concmem.errors import BadArgument, BadArgumentType, NotACpu
+from concmem.errors import BadArgument, BadArgumentType
+from concmem.mm.debug.kmemleak_calls import KmemleakCalls
 from concmem.mm.debug.kmemleak_object import (
-    KMEMLEAK_BLACK,
     KMEMLEAK_GREY,
     OBJECT_REPORTED,
     KmemleakObject,
 )
-from concmem.mm.debug.kmemleak_report import KmemleakReport, print_unreferenced
+from concmem.mm.debug.kmemleak_report import print_unreferenced
 from concmem.mm.debug.kmemleak_thread import KmemleakThread
 from concmem.mm.debug.kmemleak_track import SIZE_MAX
-from concmem.mm.gfp import GFP_KERNEL, check_gfp
-from concmem.mm.slab_flags import SLAB_NOLEAKTRACE
 from concmem.mm.statistics_kmemleak import KmemleakStatistics, UnreferencedObject
 from concmem.mm.workqueue import Work
 
@@ -37,12 +35,10 @@ if TYPE_CHECKING:
     from concmem.mm.vm_area import VmAreas
     from concmem.mm.workqueue import WorkQueue
 
-T = TypeVar("T")
-
 UINT_MAX: Final = (1 << 32) - 1
 
 
-class Kmemleak(KmemleakReport):
+class Kmemleak(KmemleakCalls):
     """
     The leak detector of a machine that was booted with ``kmemleak=True``.
 
@@ -51,7 +47,6 @@ class Kmemleak(KmemleakReport):
     """
 
     # Set by `start`, at boot.
-    _thread: KmemleakThread
     _workqueue: WorkQueue
     _cleanup_work: Work
 
@@ -68,99 +63,6 @@ class Kmemleak(KmemleakReport):
         self._thread = KmemleakThread(
             self._rt, self._automatic_scan, lambda: self._events.count("kmemleak_on")
         )
-
-    # -- for who allocates
-
-    def alloc(
-        self, pointer: int | None, size: int, min_count: int = 1, gfp: int = GFP_KERNEL
-    ) -> None:
-        """
-        Say that *size* bytes at *pointer* are allocated. What caches, ``kmalloc`` and ``vmalloc`` give is known.
-
-        Args:
-            min_count: references without which it is a leak; 0: it never is, -1: nor is it scanned.
-        """
-        if self._check(pointer, size=size):
-            if isinstance(min_count, bool) or not isinstance(min_count, int):
-                raise BadArgumentType(f"min_count: expected a whole number, got {min_count!r}")
-            if not KMEMLEAK_BLACK <= min_count < 1 << 31:
-                raise BadArgument(f"min_count: must be at least {KMEMLEAK_BLACK}, got {min_count}")
-            # It is going to be read, so it has to be memory.
-            self._memory.read(pointer, 1)
-            self._memory.read(pointer + size - 1, 1)
-            check_gfp(gfp)
-            self.create_object(pointer, size, min_count, gfp)
-
-    def alloc_recursive(
-        self, pointer: int | None, size: int, min_count: int, flags: int, gfp: int = GFP_KERNEL
-    ) -> None:
-        """As `alloc`, of an object of a cache with *flags*: nothing, with ``SLAB_NOLEAKTRACE``."""
-        if not flags & SLAB_NOLEAKTRACE:
-            self.alloc(pointer, size, min_count, gfp)
-
-    def free(self, pointer: int | None) -> None:
-        """Say that the block at *pointer* is about to be freed; nothing if it is not known."""
-        if self._check(pointer):
-            self.delete_object_full(pointer)
-
-    def free_recursive(self, pointer: int | None, flags: int) -> None:
-        """As `free`, of an object of a cache with *flags*."""
-        if not flags & SLAB_NOLEAKTRACE:
-            self.free(pointer)
-
-    def free_part(self, pointer: int | None, size: int) -> None:
-        """Say that of a block *size* bytes at *pointer* are about to be freed; the rests are blocks then."""
-        if self._check(pointer, size=size):
-            self.delete_object_part(pointer, size, GFP_KERNEL)
-
-    def update_trace(self, pointer: int | None) -> None:
-        """The caller counts as who has allocated the block at *pointer*, from now on."""
-        if self._check(pointer) and self._enabled.value:
-            self._update_trace(pointer)
-
-    # -- for who knows better
-
-    def not_leak(self, pointer: int | None) -> None:
-        """The block at *pointer* is no leak, and what it refers to is none either."""
-        if self._check(pointer) and self._enabled.value:
-            self._paint_ptr(pointer, KMEMLEAK_GREY)
-
-    def ignore(self, pointer: int | None) -> None:
-        """The block at *pointer* is no leak, and has no references."""
-        if self._check(pointer) and self._enabled.value:
-            self._paint_ptr(pointer, KMEMLEAK_BLACK)
-
-    def scan_area(self, pointer: int | None, size: int = SIZE_MAX, gfp: int = GFP_KERNEL) -> None:
-        """
-        Of the block that *pointer* is in, only this part, and others so named, has references.
-
-        Args:
-            size: bytes; by default all to the block's end.
-        """
-        check_gfp(gfp)
-        if self._check(pointer, size=size) and self._enabled.value:
-            self._on_a_cpu(lambda: self._add_scan_area(pointer, size, gfp))
-
-    def no_scan(self, pointer: int | None) -> None:
-        """The block at *pointer* has no references."""
-        if self._check(pointer) and self._enabled.value:
-            self._object_no_scan(pointer)
-
-    def erase(self, where: int) -> None:
-        """Store 0 in the word at *where*: an address there is of no use any more."""
-        if self._check(where):
-            self._memory.write_u64(where, 0)
-
-    @staticmethod
-    def _check(pointer: object, size: object = 1) -> TypeGuard[int]:
-        """Raise `BadArgument` unless these can be an address and a size; whether it is one, not ``NULL``."""
-        if pointer is not None and pointer.__class__ is not int:
-            raise BadArgumentType(f"pointer: expected an address, got {pointer!r}")
-        if isinstance(size, bool) or not isinstance(size, int):
-            raise BadArgumentType(f"size: expected bytes, got {size!r}")
-        if not 1 <= size <= SIZE_MAX:
-            raise BadArgument(f"size: must be at least 1, got {size}")
-        return bool(pointer)
 
     # -- /sys/kernel/debug/kmemleak
 
@@ -199,13 +101,6 @@ class Kmemleak(KmemleakReport):
         if not isinstance(command, str):
             raise BadArgumentType(f"command: expected text, got {command!r}")
         self._on_a_cpu(lambda: self._command(command.removesuffix("\n")))
-
-    def _on_a_cpu(self, fn: Callable[[], T]) -> T:
-        try:
-            self._rt.smp_processor_id()
-        except NotACpu:
-            return self._thread.call(fn)
-        return fn()
 
     def _command(self, command: str) -> int:
         """Do *command*. For a scan, the number of new leaks."""

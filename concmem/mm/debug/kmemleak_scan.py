@@ -20,12 +20,11 @@ Follows ``kmemleak_scan`` of ``mm/kmemleak.c``, Linux 6.12.
 
 from __future__ import annotations
 
-import weakref
 import zlib
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from concmem.errors import BadArgument, BadArgumentType
 from concmem.mm.debug.kmemleak_object import (
@@ -37,7 +36,7 @@ from concmem.mm.debug.kmemleak_object import (
     OBJECT_REPORTED,
     KmemleakObject,
 )
-from concmem.mm.debug.kmemleak_track import KmemleakTrack
+from concmem.mm.debug.kmemleak_roots import KmemleakRoots
 from concmem.mm.rculist import list_del_rcu, list_for_each_entry_rcu
 from concmem.units import HZ
 
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
     from concmem.mm.memory import Memory
     from concmem.mm.rcu import Rcu
     from concmem.mm.sections import Sections
-    from concmem.mm.vm_area import VmAreas
     from concmem.mm.vmstat import VmEvents
     from concmem.runtime.api import Runtime
 
@@ -57,23 +55,18 @@ MSECS_MIN_AGE: Final = 5000
 """Age below which an object is not reported."""
 CRC_SIZE: Final = 1 << 16
 """Bytes that are read at a time for a checksum."""
-PAGES_AT_A_TIME: Final = 64
 
 _WORD: Final = 8
 _TOP_BYTE: Final = 0xFF
 """The highest byte of every address in a kernel."""
 
-Words = Callable[[Any], Iterable[int]]
-"""Addresses that the owner of a root holds."""
 
-
-class KmemleakScan(KmemleakTrack):
+class KmemleakScan(KmemleakRoots):
     """What of the leak detector looks for references."""
 
     # scan_mutex: who scans has it
     __guarded_by__: ClassVar = {
         **dict.fromkeys(("_gray_list", "_jiffies_last_scan"), "scan_mutex"),
-        "_roots": "_roots_lock",
     }
 
     def __init__(
@@ -86,10 +79,8 @@ class KmemleakScan(KmemleakTrack):
         mem_map: MemMap,
         sections: Sections,
     ) -> None:
-        super().__init__(rt, memory, log, events, rcu)
-        self._mem_map = mem_map
+        super().__init__(rt, memory, log, events, rcu, mem_map)
         self._sections = sections
-        self._vm_areas: VmAreas | None = None
         self._stack_scan = rt.cell(True, "kmemleak_stack_scan")
         self._found_leaks = rt.cell(False, "kmemleak_found_leaks")
         self._min_age = rt.cell(_msecs_to_jiffies(MSECS_MIN_AGE), "jiffies_min_age")
@@ -98,8 +89,6 @@ class KmemleakScan(KmemleakTrack):
         self._gray_list: deque[KmemleakObject] = deque()
         """Grey objects that have not been scanned yet, each with a reference."""
         self._jiffies_last_scan = 0
-        self._roots_lock = rt.spinlock("kmemleak_roots_lock")
-        self._roots: dict[int, tuple[weakref.ref[Any], Words]] = {}  # _roots_lock
 
     # -- parameters
 
@@ -115,25 +104,6 @@ class KmemleakScan(KmemleakTrack):
         if msecs < 0:
             raise BadArgument(f"msecs_min_age: must not be negative, got {msecs}")
         self._min_age.value = _msecs_to_jiffies(msecs)
-
-    def register_root(self, owner: object, words: Words) -> None:
-        """
-        Have ``words(owner)`` give addresses that count as references, as long as *owner* exists.
-
-        For what holds addresses and is no memory of the model. Called in each scan, on any CPU, and while
-        others change what it looks at.
-        """
-        try:
-            reference = weakref.ref(owner)
-        except TypeError:
-            raise BadArgumentType(f"owner: cannot be referred to weakly: {owner!r}") from None
-        with self._roots_lock:
-            self._roots[id(owner)] = reference, words
-
-    def unregister_root(self, owner: object) -> None:
-        """Forget *owner*, if it is known."""
-        with self._roots_lock:
-            self._roots.pop(id(owner), None)
 
     # -- the whole
 
@@ -281,39 +251,6 @@ class KmemleakScan(KmemleakTrack):
         if self._stack_scan.value:
             for start, end in self._sections.stack_ranges():
                 self._scan_large_block(start, end)
-
-    def _root_words(self) -> Iterator[Iterable[int]]:
-        """Words of what is memory in a kernel, and objects of Python here; some at a time."""
-        yield from self._page_structs()
-        yield self._vm_structs()
-        with self._roots_lock:
-            roots = list(self._roots.items())
-        for key, (reference, words) in roots:
-            owner = reference()
-            if owner is not None:
-                yield words(owner)
-                continue
-            with self._roots_lock:
-                if self._roots.get(key, (None,))[0] is reference:
-                    del self._roots[key]
-
-    def _page_structs(self) -> Iterator[list[int]]:
-        """The words of each ``struct page`` in use that may be an address."""
-        pages = list(self._mem_map.pages.values())
-        for first in range(0, len(pages), PAGES_AT_A_TIME):
-            words: list[Any] = []
-            for page in pages[first : first + PAGES_AT_A_TIME]:
-                if page.is_allocated():
-                    words += page.private, page.mapping, page.freelist
-            yield [word for word in words if word.__class__ is int]
-
-    def _vm_structs(self) -> list[int]:
-        """``vm_struct->addr`` of all areas. So an area of vmalloc needs one reference more."""
-        addresses = []
-        for node in self._vm_areas.space.nodes if self._vm_areas is not None else ():
-            with node.busy_lock:
-                addresses += [va.va_start for va in node.busy if va.vm is not None]
-        return addresses
 
     # -- blocks
 
