@@ -411,10 +411,9 @@ def leaks(m: Machine) -> tuple[list[Any], Callable[[], None]]:
             kmemleak.unregister_root(m)
 
     def owner() -> None:
-        for _ in range(2):
-            kmemleak.not_leak(lost[0])
-            kmemleak.no_scan(lost[0])
-            kmemleak.update_trace(lost[0])
+        kmemleak.write("scan=1")
+        kmemleak.not_leak(lost[0])
+        kmemleak.no_scan(lost[0])
         _, words = m.percpu_data(), m.data()
         block, area = m.kmalloc(128), m.vmalloc(4096)
         words[0] = block
@@ -423,12 +422,11 @@ def leaks(m: Machine) -> tuple[list[Any], Callable[[], None]]:
         kmemleak.no_scan(block)
         kmemleak.update_trace(base)
         kmemleak.ignore(block)
-        kmemleak.register_root(page, lambda _: [])
+        kmemleak.register_root(m.slab, lambda _: [])
         kmemleak.free_part(base + 64, 64)
         m.kfree(block)
         m.vfree(area)
         kmemleak.write("scan=0")
-        kmemleak.write("scan=1")
         kmemleak.write("clear")
         kmemleak.free(base)
 

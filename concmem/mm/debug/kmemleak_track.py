@@ -71,10 +71,14 @@ class KmemleakTrack(KmemleakStructs):
         if obj is None:
             return
         with self.kmemleak_lock:
-            other = self._link_object(obj, pointer, size, min_count)
-        if other is not None:
+            # Looked at again: everything may have been forgotten meanwhile, and this would never be. (As of v6.12
+            # a kernel does not look, and keeps such an object.)
+            tracking = self._free_enabled.value
+            other = self._link_object(obj, pointer, size, min_count) if tracking else None
+        if other is not None or not tracking:
             self._free_object(obj)
-            self._overlaps(pointer, other)
+            if other is not None:
+                self._overlaps(pointer, other)
             return
         with suppress(NotACpu):  # such a thread has no counters
             self._events.count("kmemleak_tracked")
