@@ -239,7 +239,7 @@ def test_the_code_as_it_is(name: str, scheduler: str) -> None:
 
 
 class SplitLookupRemove(Kmemleak):
-    """As before Linux kernel commit e781a9ab4847: found in one critical section, removed in another."""
+    """As before Linux kernel commit e781a9ab4847 (reported as such): found in one critical section, removed in another."""
 
     def _find_and_remove_object(self, pointer: int, alias: bool) -> KmemleakObject | None:
         obj = self._find_and_get_object(pointer, alias)

@@ -137,8 +137,8 @@ class KmemleakTrack(KmemleakStructs):
         """
         The object at *pointer*, which nobody finds any more; its reference is the caller's.
 
-        Since Linux kernel commit e781a9ab4847 ("mm: kmemleak: fix delete_object_*() race when called on the
-        same memory block") (in v4.2, reported so) in one critical section. This model follows that.
+        Since Linux kernel commit e781a9ab4847 (reported as such; "mm: kmemleak: fix delete_object_*() race when
+        called on the same memory block") in one critical section. This model follows that.
         """
         with self.kmemleak_lock:
             obj = self._lookup_object(pointer)
