@@ -7,7 +7,7 @@ import os
 import shlex
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,15 +31,15 @@ def complain(error: object) -> None:
     print(f"concmem: error: {text}", file=sys.stderr)
 
 
-def command_line(
-    command: str, positional: str, options: Mapping[str, object], flags: Sequence[str] = ()
-) -> str:
-    """A line to paste, with those *options* that are not ``None``, and *flags*."""
+def command_line(command: str, positional: str, options: Mapping[str, object]) -> str:
+    """A line to paste, with those *options* that are not ``None``; of ``True``, the name only."""
     words = ["concmem", command, positional]
     for name, value in options.items():
         if value is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    return shlex.join([*words, *flags])
+            words.append(f"--{name.replace('_', '-')}")
+            if value is not True:
+                words.append(str(value))
+    return shlex.join(words)
 
 
 class FileTarget:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from concmem.mm.statistics_kmemleak import KmemleakStatistics
 from concmem.mm.statistics_process import UserNodeStatistics, UserStatistics
+from concmem.runtime.lockdep_statistics import LockdepStatistics
 from concmem.runtime.lockstat import LockClassStatistics
 
 
@@ -255,3 +256,5 @@ class MachineStatistics(NamedTuple):
     """Processes and their memory."""
     kmemleak: KmemleakStatistics | None = None
     """The leak detector; ``None``: there is none."""
+    lockdep: LockdepStatistics | None = None
+    """The order of locks, if the machine validates it."""
