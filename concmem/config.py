@@ -39,6 +39,7 @@ class MachineConfig:
     kasan: bool | str = False
     failslab: bool | str = False
     fail_page_alloc: bool | str = False
+    kmemleak: bool = False
     classes: Mapping[type, type] = field(default_factory=dict)
 
     @classmethod
@@ -62,6 +63,7 @@ class MachineConfig:
         kasan: bool | str = False,
         failslab: bool | str = False,
         fail_page_alloc: bool | str = False,
+        kmemleak: object = False,
     ) -> MachineConfig:
         """
         The checked configuration; what is for debugging is checked by what it is for, at boot.
@@ -88,6 +90,7 @@ class MachineConfig:
             kasan=kasan,
             failslab=failslab,
             fail_page_alloc=fail_page_alloc,
+            kmemleak=_flag("kmemleak", kmemleak),
             classes=classes or {},
         )
         config._check_memory()
@@ -123,6 +126,12 @@ class MachineConfig:
             raise BadArgument(
                 f"cma: must be a multiple of {format_size(PAGEBLOCK_SIZE)}, got {self.cma}"
             )
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise BadArgumentType(f"{name}: expected True or False, got {value!r}")
+    return value
 
 
 def _whole_number(name: str, value: object, low: int, high: int) -> int:

@@ -163,6 +163,14 @@ class HeapError(ValidationError):
     """The heaps of a process's malloc do not tile into chunks, or its bins disagree with them."""
 
 
+class LeakDetectorError(ValidationError):
+    """The leak detector's objects disagree with each other, or with what is allocated."""
+
+
+class MemoryLeak(ValidationError):
+    """Memory is allocated that nothing in memory leads to any more. The message names the first."""
+
+
 class TraceError(ConcmemError):
     """A trace file cannot be read. The message has the file and, where known, the line."""
 

@@ -12,8 +12,12 @@ from concmem.config import MachineConfig
 from concmem.errors import BadArgument
 from concmem.mm.cma import CmaArea, reserve_cma
 from concmem.mm.debug.debugging import DebugConfig, Debugging
+from concmem.mm.debug.kmemleak import Kmemleak
+from concmem.mm.debug.kmemleak_hooks import tracked
+from concmem.mm.debug.kmemleak_off import NoKmemleak
 from concmem.mm.debug.page_poison import PagePoison
 from concmem.mm.debug.validate import validate_pages
+from concmem.mm.debug.validate_kmemleak import validate_kmemleak
 from concmem.mm.debug.validate_mm import validate_processes
 from concmem.mm.debug.validate_slab import validate_slabs
 from concmem.mm.debug.validate_vmalloc import validate_vmalloc
@@ -34,6 +38,7 @@ from concmem.mm.per_cpu_pageset import PerCpuPageset
 from concmem.mm.process import ProcessTable
 from concmem.mm.rcu import Rcu
 from concmem.mm.reclaim import Reclaim
+from concmem.mm.sections import Sections
 from concmem.mm.shmem import Shmem
 from concmem.mm.slab_boot import REPLACEABLE as SLAB_REPLACEABLE
 from concmem.mm.slab_boot import kmem_cache_init
@@ -61,6 +66,7 @@ REPLACEABLE = (
     Drain,
     FreeArea,
     Kmalloc,
+    Kmemleak,
     MemMap,
     Mempool,
     MmStruct,
@@ -101,6 +107,7 @@ class Kernel:
                 raise BadArgument(f"classes: {cls.__name__} cannot be replaced, only {names}")
         self._rt = rt
         self._config = config
+        self.kmemleak: Kmemleak | NoKmemleak = NoKmemleak()
         self.memory = Memory(config.memory)
         try:
             self._start(config.memory // PAGE_SIZE)
@@ -113,6 +120,7 @@ class Kernel:
         rt = self._rt
         self.log = KernelLog(rt)
         self.events = VmEvents(rt)
+        self.sections = Sections(rt, self.memory)
         self.mem_map = self._make(MemMap)(rt, nr_pages)
         self.debug = self._debug_init()
         self.nodes = self._build_nodes(nr_pages)
@@ -129,6 +137,7 @@ class Kernel:
         self.workqueue = self._make(WorkQueue)(rt, "kworker/u:0")
         self.rcu = self._make(Rcu)(rt)
         self.rcu.start()
+        self.kmemleak = self._kmemleak_init()
         self.vm_areas = self._vmalloc_init()
         self.slab = self._slab_init()
         self.kmalloc = self._make(Kmalloc)(
@@ -138,10 +147,13 @@ class Kernel:
             rt, self.events, self.kmalloc, self.page_alloc, self._make(Mempool)
         )
         self.processes = self._processes_init()
+        if isinstance(self.kmemleak, Kmemleak):
+            self.kmemleak.start(self.slab, self.vm_areas, self.workqueue)
 
     def _make(self, cls: type[T]) -> type[T]:
-        """The class to use for *cls*: itself, or its replacement."""
-        return cast(type[T], self._config.classes.get(cls, cls))
+        """The class to use for *cls*: itself, or its replacement; one that calls the leak detector, if any."""
+        made = cast(type[T], self._config.classes.get(cls, cls))
+        return tracked(cls, made, self.kmemleak) if isinstance(self.kmemleak, Kmemleak) else made
 
     def validate(self) -> None:
         """
@@ -161,6 +173,8 @@ class Kernel:
         )
         validate_vmalloc(self.vm_areas)
         validate_processes(self.processes)
+        if isinstance(self.kmemleak, Kmemleak):
+            validate_kmemleak(self.kmemleak, self.mem_map, self.vm_areas)
 
     # -- boot, step by step
 
@@ -288,6 +302,20 @@ class Kernel:
             self.zones,
             self.events,
             (self._make(MmStruct), self._make(Shmem)),
+        )
+
+    def _kmemleak_init(self) -> Kmemleak | NoKmemleak:
+        """The leak detector, which follows what is made from here on, if there is to be one."""
+        if not self._config.kmemleak:
+            return NoKmemleak()
+        return self._make(Kmemleak)(
+            self._rt,
+            self.memory,
+            self.log,
+            self.events,
+            self.rcu,
+            self.mem_map,
+            self.sections,
         )
 
     def _slab_init(self) -> SlabCommon:

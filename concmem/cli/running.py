@@ -72,16 +72,19 @@ class Ran(NamedTuple):
 
 
 def run_scenario(
-    scenario: Scenario, run: Callable[[Machine], StressResult], *, lockstat: bool
+    scenario: Scenario, run: Callable[[Machine], StressResult], **arguments: bool
 ) -> Ran:
     """
     Boot a machine for *scenario*, have *run* do it, and close the machine, whatever happens.
+
+    Args:
+        arguments: of :class:`concmem.Machine`.
 
     Raises:
         BadArgument: this host has no memory or threads for it.
     """
     try:
-        machine = scenario.boot(lockstat=lockstat)
+        machine = scenario.boot(**arguments)
     except (OSError, MemoryError, RuntimeError) as error:
         raise BadArgument(f"the machine cannot be booted: {error}") from None
     result: StressResult | None = None

@@ -24,6 +24,8 @@ SLAB_TYPESAFE_BY_RCU: Final = 0x0008_0000
 """Slabs go back to the buddy system only after a grace period: memory keeps its type for readers."""
 SLAB_TRACE: Final = 0x0020_0000
 """Debugging: log each allocation and free."""
+SLAB_NOLEAKTRACE: Final = 0x0080_0000
+"""The leak detector does not look after the objects: they are its own."""
 SLAB_NO_MERGE: Final = 0x0100_0000
 """Never merge the cache with another."""
 SLAB_FAILSLAB: Final = 0x0200_0000
@@ -43,6 +45,7 @@ FLAG_NAMES: Final = {
     SLAB_PANIC: "SLAB_PANIC",
     SLAB_TYPESAFE_BY_RCU: "SLAB_TYPESAFE_BY_RCU",
     SLAB_TRACE: "SLAB_TRACE",
+    SLAB_NOLEAKTRACE: "SLAB_NOLEAKTRACE",
     SLAB_NO_MERGE: "SLAB_NO_MERGE",
     SLAB_FAILSLAB: "SLAB_FAILSLAB",
     SLAB_ACCOUNT: "SLAB_ACCOUNT",
@@ -59,7 +62,9 @@ DEBUG_DEFAULT_FLAGS: Final = SLAB_CONSISTENCY_CHECKS | SLAB_RED_ZONE | SLAB_POIS
 DEBUG_METADATA_FLAGS: Final = SLAB_RED_ZONE | SLAB_POISON | SLAB_STORE_USER
 """Those that make objects larger."""
 
-SLAB_NEVER_MERGE: Final = SLAB_TYPESAFE_BY_RCU | SLAB_NO_MERGE | SLAB_FAILSLAB | SLAB_DEBUG_FLAGS
+SLAB_NEVER_MERGE: Final = (
+    SLAB_TYPESAFE_BY_RCU | SLAB_NOLEAKTRACE | SLAB_NO_MERGE | SLAB_FAILSLAB | SLAB_DEBUG_FLAGS
+)
 """SLAB_CONSISTENCY_CHECKS as well, which Linux lets merge: the checks would be lost to the cache."""
 SLAB_MERGE_SAME: Final = SLAB_RECLAIM_ACCOUNT | SLAB_CACHE_DMA | SLAB_CACHE_DMA32 | SLAB_ACCOUNT
 """Flags in which two caches must agree to be merged."""

@@ -82,6 +82,10 @@ EVENT_NAMES: Final = (
     "page_poisoning_on",
     "page_poisoned",
     "page_poison_checked",
+    # the leak detector
+    "kmemleak_on",
+    "kmemleak_tracked",
+    "kmemleak_read",
 )
 """Names, kernel ones where it has them. The index of a name is its event number."""
 

@@ -305,7 +305,6 @@ class FreeRuntime(api.Runtime):
         sleep(0)  # lets another thread run
 
     def local_irq_save(self) -> bool:
-        # Written out, as it is a part of every lock that interrupts take.
         here = self.area()
         if here.__class__ is NoArea:
             return False  # a thread that is no CPU gets no interrupts

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from concmem.workloads.bench_lockdep import bench_lockdep_contended, bench_lockdep_pair
 from concmem.workloads.bench_debug import (
     bench_checked,
     bench_debug_off,
     bench_debug_on,
     bench_debugged_run,
 )
+from concmem.workloads.bench_lockdep import bench_lockdep_contended, bench_lockdep_pair
 from concmem.workloads.bench_malloc import bench_malloc_pair
 from concmem.workloads.bench_pages import (
     bench_boot,

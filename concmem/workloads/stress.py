@@ -238,6 +238,7 @@ class _Run:
             processes=director.peaks.processes,
             mixed=director.mixed.result(),
             bad_accesses=bad_accesses(machine),
+            leaks=director.leaks.leaks,
         )
         result.event_totals = dict(result.events)
         if not self._hung:  # these stop all CPUs, or take locks

@@ -25,7 +25,7 @@ def test_the_default_scenario_takes_every_arrow(cpus: int) -> None:
     # the seed and the number of CPUs: none at all has odds of less than 1 in 10,000.
     scenario = load_scenario("default").changed(cpus=cpus, ops=24_000 // cpus, runtime="free")
     scenario = scenario.changed(slab_debug="FZPU,kmalloc-96", page_poison=True)
-    with scenario.boot(lockstat=False) as machine:
+    with scenario.boot(lockstat=False, kmemleak=True) as machine:
         result = run_stress(
             machine,
             scenario,

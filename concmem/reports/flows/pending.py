@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from concmem.reports.flows.flow import Edge
 
-PENDING: Final[Mapping[str, tuple[str, ...]]] = {
-    "kmemleak": ("kmemleak_on", "kmemleak_tracked", "kmemleak_read", "report_leaks"),
-}
+PENDING: Final[Mapping[str, tuple[str, ...]]] = {}
 
 
 def pending_part(edge: Edge) -> str | None:
