@@ -15,7 +15,6 @@ from concmem.mm.vmstat import EVENT_NAMES
 from concmem.reports import report
 from concmem.reports.flows import (
     FLOWS,
-    PENDING,
     Edge,
     Flow,
     coverage,
@@ -23,7 +22,6 @@ from concmem.reports.flows import (
     event_totals,
     mermaid,
     never_line,
-    pending_part,
     since,
     to_json,
 )
@@ -117,9 +115,8 @@ def known_events() -> set[str]:
 
 
 def test_every_proof_names_events_that_exist() -> None:
-    """Each is a total of a machine or of a report, or is pending; no name is misspelt."""
+    """Each is a total of a machine or of a report; no name is misspelt."""
     known = known_events() | set(report.EVENTS)
-    known |= {event for events in PENDING.values() for event in events}
     for flow in FLOWS.values():
         for edge in flow.edges:
             assert {name for _, name in edge.terms()} <= known, edge.name
@@ -133,13 +130,6 @@ def test_every_event_made_for_the_charts_is_used() -> None:
     assert set(made) - used == {"mempool_alloc_waited"}
 
 
-def has_method(m: Machine, part: str) -> bool:
-    """Whether the machine offers what *part* is for."""
-    if part == "malloc":
-        return hasattr(m, "process") and hasattr(m.submit(0, m.process).result(50), "malloc")
-    return hasattr(m, {"memory pools": "mempool_create", "processes": "process"}[part])
-
-
 def source() -> str:
     """All of the package but the charts and the list of event names."""
     return "".join(
@@ -149,24 +139,13 @@ def source() -> str:
     )
 
 
-@pytest.mark.parametrize("part", ["memory pools", "processes", "malloc"])
-def test_a_part_that_has_arrived_is_not_pending(part: str) -> None:
-    """The table of pending events shrinks with the model."""
-    if part in PENDING:
-        text = source()
-        counted = all(f'"{event}"' in text for event in PENDING[part])
-        with Machine(cpus=1, memory="16M") as m:
-            assert not (counted and has_method(m, part)), f"take {part!r} out of PENDING"
-
-
-def test_what_is_not_pending_is_counted_somewhere() -> None:
-    """Each event of the charts is counted in the source, unless it is pending."""
+def test_every_event_is_counted_somewhere() -> None:
+    """Each event of the charts is counted in the source."""
     text = source()
-    pending = {event for events in PENDING.values() for event in events}
     for flow in FLOWS.values():
         for edge in flow.edges:
             for _, name in edge.terms():
-                if "." not in name and name not in pending:
+                if "." not in name:
                     assert f'"{name}"' in text, name
                 elif name.startswith("slab."):
                     assert name.removeprefix("slab.") in SLUB_NAMES
@@ -198,32 +177,20 @@ def test_since() -> None:
 
 
 def test_coverage() -> None:
-    """Taken, never taken, and pending."""
+    """Taken, and never taken."""
     found = coverage(SAMPLE, {"one": 4})
     assert [edge.name for edge in found.taken] == ["A->B", "B->C"]
-    assert [edge.name for edge in found.never] == ["B->D"]
+    assert [edge.name for edge in found.never] == ["B->D", "C->D"]
     assert found.to_json() == {
         "arrows": 4,
         "taken": 2,
-        "never": ["B->D"],
-        "pending": [edge.name for edge in found.pending],
+        "never": ["B->D", "C->D"],
     }
-    assert never_line([SAMPLE], {"one": 4}).startswith("never taken: sample B->D")
+    assert never_line([SAMPLE], {"one": 4}).startswith("never taken: sample B->D C->D")
     assert never_line([SAMPLE], {"one": 1, "other": 1, "kmemleak_on": 1}) == ""
     assert never_line(FLOWS.values(), {}).endswith("arrows, which `concmem flows` names")
     taken = {"one": 1, "other": 1, "kmemleak_on": 1}
     assert coverage_line([SAMPLE], taken) == "arrows of the flowcharts taken: sample 4/4"
-
-
-def test_an_arrow_is_pending_when_nothing_can_prove_it() -> None:
-    """One event that can be counted is enough not to be."""
-    event = next(event for events in PENDING.values() for event in events)
-    assert pending_part(Edge("A", "B", "", event)) in PENDING
-    assert pending_part(Edge("A", "B", "", f"{event} + vmalloc_map")) is None
-    assert pending_part(Edge("A", "B", "", f"vmalloc_map - {event}")) is None
-    # Counted all the same, it is taken.
-    flow = SAMPLE._replace(edges=(Edge("A", "B", "", event),))
-    assert coverage(flow, {event: 1}).taken == flow.edges
 
 
 def test_mermaid() -> None:
@@ -240,10 +207,6 @@ def test_mermaid() -> None:
         '    B -->|"no: 0"| D',
         "    linkStyle 2 stroke:red,color:red",
     ]
-    event = next(event for events in PENDING.values() for event in events)
-    flow = SAMPLE._replace(edges=(Edge("A", "B", "yes", event),))
-    assert '    A -.->|"yes: pending"| B' in mermaid(flow, {}).splitlines()
-    assert "linkStyle" not in mermaid(flow, {})
 
 
 @pytest.mark.parametrize("name", FLOWS)

@@ -61,7 +61,7 @@ class Kmemleak(KmemleakCalls):
             f"Kernel memory leak detector initialized (mem pool available: {self.MEM_POOL_SIZE})"
         )
         self._thread = KmemleakThread(
-            self._rt, self._automatic_scan, lambda: self._events.count("kmemleak_on")
+            self._rt, self._automatic_scan, lambda: self._events.switch_on("kmemleak_on")
         )
 
     # -- /sys/kernel/debug/kmemleak

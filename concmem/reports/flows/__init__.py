@@ -26,7 +26,6 @@ from concmem.reports.flows.flow import Edge, Flow
 from concmem.reports.flows.free import FREE
 from concmem.reports.flows.mempool import MEMPOOL
 from concmem.reports.flows.mermaid import mermaid
-from concmem.reports.flows.pending import PENDING, pending_part
 from concmem.reports.flows.performance import PERFORMANCE
 from concmem.reports.flows.totals import event_totals, since
 
@@ -37,7 +36,6 @@ FLOWS: Final[Mapping[str, Flow]] = {
 
 __all__ = [
     "FLOWS",
-    "PENDING",
     "Coverage",
     "Edge",
     "Flow",
@@ -46,7 +44,6 @@ __all__ = [
     "event_totals",
     "mermaid",
     "never_line",
-    "pending_part",
     "since",
     "to_json",
 ]

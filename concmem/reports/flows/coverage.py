@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from concmem.reports.flows.flow import Edge, Flow
-from concmem.reports.flows.pending import pending_part
 
 MAX_NAMED: Final = 16
 """Arrows that were never taken that a summary names."""
@@ -18,46 +17,35 @@ class Coverage(NamedTuple):
     flow: Flow
     taken: tuple[Edge, ...]
     never: tuple[Edge, ...]
-    """Could have been taken, but was not."""
-    pending: tuple[Edge, ...]
-    """Cannot be taken, since its part of the model does not exist yet."""
 
     def to_json(self) -> dict[str, Any]:
         return {
             "arrows": len(self.flow.edges),
             "taken": len(self.taken),
             "never": [edge.name for edge in self.never],
-            "pending": [edge.name for edge in self.pending],
         }
 
 
 def coverage(flow: Flow, totals: Mapping[str, int]) -> Coverage:
     """What *totals* say about *flow*."""
-    taken, never, pending = [], [], []
+    taken: list[Edge] = []
+    never: list[Edge] = []
     for edge, count in zip(flow.edges, flow.counts(totals), strict=True):
-        if count:
-            taken.append(edge)
-        elif pending_part(edge) is None:
-            never.append(edge)
-        else:
-            pending.append(edge)
-    return Coverage(flow, tuple(taken), tuple(never), tuple(pending))
+        (taken if count else never).append(edge)
+    return Coverage(flow, tuple(taken), tuple(never))
 
 
 def coverage_line(flows: Iterable[Flow], totals: Mapping[str, int]) -> str:
-    """All charts in one line: ``flowcharts: allocation 21/21 (10 pending), ...``."""
+    """All charts in one line: ``flowcharts: allocation 21/21, ...``."""
     parts = []
     for flow in flows:
-        found = coverage(flow, totals)
-        possible = len(found.taken) + len(found.never)
-        pending = f" ({len(found.pending)} pending)" if found.pending else ""
-        parts.append(f"{flow.name} {len(found.taken)}/{possible}{pending}")
+        parts.append(f"{flow.name} {len(coverage(flow, totals).taken)}/{len(flow.edges)}")
     return f"arrows of the flowcharts taken: {', '.join(parts)}"
 
 
 def never_line(flows: Iterable[Flow], totals: Mapping[str, int]) -> str:
     """
-    The arrows that could have been taken, but were not; empty if there are none.
+    The arrows that were never taken; empty if there are none.
 
     More than `MAX_NAMED` are not named: such a run was about something else.
     """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import svg
 
-from concmem.reports.flows import coverage, pending_part
+from concmem.reports.flows import coverage
 from concmem.reports.html.draw import box, number, picture, text, title
 from concmem.reports.html.layout import Point, Size, lay_out
 from concmem.reports.html.scale import short
@@ -57,7 +57,7 @@ def flowchart(flow: Flow, totals: Mapping[str, int]) -> str:
         elements += _arrow(edge, nr, most, points)
         near = NEAR_TARGET if edge.label else NEAR_SOURCE
         words = words_of[edge.source, edge.target]
-        labels += _label(words, f"on-{_kind(edge, nr)}", points, near)
+        labels += _label(words, f"on-{_kind(nr)}", points, near)
     for letter, label in flow.nodes.items():
         x, y = layout.nodes[letter]
         centre = x + MARGIN, y + MARGIN
@@ -108,10 +108,8 @@ def _words_in(words: Sequence[str], centre: Point) -> list[svg.Element]:
     return [text(x, first + n * LINE, word, "word", "middle") for n, word in enumerate(words)]
 
 
-def _kind(edge: Edge, nr: int) -> str:
-    if nr:
-        return "taken"
-    return "never" if pending_part(edge) is None else "pending"
+def _kind(nr: int) -> str:
+    return "taken" if nr else "never"
 
 
 def _arrow(edge: Edge, nr: int, most: int, points: Sequence[Point]) -> list[svg.Element]:
@@ -124,13 +122,9 @@ def _arrow(edge: Edge, nr: int, most: int, points: Sequence[Point]) -> list[svg.
     for (x1, y1), (x2, y2) in pairwise(points):
         half = (y2 - y1) / 2
         steps.append(svg.C(*map(number, (x1, y1 + half, x2, y2 - half, x2, y2))))
-    kind = _kind(edge, nr)
+    kind = _kind(nr)
     width = 1 + 3 * math.log(nr + 1) / math.log(most + 1) if nr else 1.2
-    says = {
-        "taken": f"taken {plural(nr, 'time')}",
-        "never": "never taken",
-        "pending": f"cannot be taken yet: {pending_part(edge)}",
-    }[kind]
+    says = f"taken {plural(nr, 'time')}" if nr else "never taken"
     head = 7 if down else -7
     return [
         svg.Path(
@@ -151,8 +145,7 @@ def _arrow(edge: Edge, nr: int, most: int, points: Sequence[Point]) -> list[svg.
 
 def _words(edge: Edge, nr: int) -> str:
     """Answer and count."""
-    number = "pending" if _kind(edge, nr) == "pending" else short(nr)
-    return f"{edge.label}: {number}" if edge.label else number
+    return f"{edge.label}: {short(nr)}" if edge.label else short(nr)
 
 
 def _label(words: str, kind: str, points: Sequence[Point], share: float) -> list[svg.Element]:

@@ -114,7 +114,7 @@ def _slabs(report: Report) -> str:
 def _flows(report: Report) -> str:
     key = (
         '<p class="key"><span class="taken">taken, wider the more often</span>'
-        '<span class="never">never taken</span><span class="pending">cannot be taken yet</span></p>'
+        '<span class="never">never taken</span></p>'
     )
     charts = []
     for flow in FLOWS.values():
