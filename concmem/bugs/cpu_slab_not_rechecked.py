@@ -43,7 +43,8 @@ def _workload(rt: ControlledRuntime, classes: Classes) -> Program:
 
     def alloc() -> None:
         address = cache.alloc(GFP_KERNEL)
-        assert address is not None and address not in objects, "handed out twice"
+        assert address is not None
+        assert address not in objects, "handed out twice"
 
     return Program([alloc, cache.flush_all], m.verify)
 

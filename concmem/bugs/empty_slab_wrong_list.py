@@ -4,7 +4,7 @@ Reported as 6fbabb20faa4 ``slub: Fix full list corruption if debugging is on`` (
 A slab with one object goes from full to empty in one step. It was taken off the list of partial slabs, but
 it is on the list of full ones.
 
-    CPU 0
+    CPU 0 alone
     fills slabs of one object: they are on the full list
     frees an object: inuse is 0, so "it was partial"
     nr_partial is one less; the slab leaves the full list without being counted

@@ -79,7 +79,8 @@ def _workload(rt: ControlledRuntime, classes: Classes) -> Program:
 
     def take() -> int:
         address = cache.alloc(GFP_ATOMIC)
-        assert address is not None and address not in objects, "handed out twice"
+        assert address is not None
+        assert address not in objects, "handed out twice"
         objects.add(address)
         return address
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from concmem.errors import BadArgument, BadArgumentType, CacheBusy, MachineClosed
+from concmem.errors import BadArgument, BadArgumentType, CacheBusy, DoubleFree, MachineClosed
 from concmem.mm.kmem_cache import FreelistOptions, KmemCache
 from concmem.mm.kmem_cache_cpu import KmemCacheCpu
 from concmem.mm.kmem_cache_node import KmemCacheNode
@@ -284,17 +284,8 @@ class SlabCommon:
             # Since Linux kernel commit d71608a87736 ("mm/slab_common: fix possible double free of
             # kmem_cache") (in v6.0).
             rcu_set = bool(s.flags & SLAB_TYPESAFE_BY_RCU)
-            self._shrink(s)
-            if any(n.nr_slabs for n in s.node):
-                raise self._objects_remaining(s)
-            s.refcount = 0
-            self._slab_caches.remove(s)
-            for c in s.cpu_slab.all():
-                self.destroyed_events.update(c.all_events())
-            del self._names[s.name]
-        if rcu_set:
-            self._wait_for_slabs()
-        self._release(s)
+            self._shutdown(s)
+        self._finish(s, rcu_set)
 
     def _drop_name(self, s: KmemCache, name: str) -> None:
         """One of several merged caches goes. Caller holds slab_mutex."""
@@ -304,6 +295,27 @@ class SlabCommon:
             s.name = s.aliases[0]
         s.aliases.remove(name if name in s.aliases else s.name)
 
+    def _shutdown(self, s: KmemCache) -> None:
+        """Take a cache without objects out of everything (``shutdown_cache``). Caller holds slab_mutex."""
+        self._shrink(s)
+        if any(n.nr_slabs for n in s.node):
+            raise self._objects_remaining(s)
+        s.refcount = 0
+        self._slab_caches.remove(s)
+        for c in s.cpu_slab.all():
+            self.destroyed_events.update(c.all_events())
+        self._remove_name(s.name)
+
+    def _remove_name(self, name: str) -> None:
+        """From here on a new cache may have it. Caller holds slab_mutex."""
+        del self._names[name]
+
+    def _finish(self, s: KmemCache, rcu_set: bool) -> None:
+        """The end of a cache that nobody finds any more; *rcu_set*: a grace period may keep its slabs."""
+        if rcu_set:
+            self._wait_for_slabs()
+        self._release(s)
+
     def _wait_for_slabs(self) -> None:
         """Until every slab that a grace period keeps has been freed; they point to their cache."""
         # Since Linux kernel commit 7ed9f7e5db58 ("fix RCU-callback-after-kmem_cache_destroy problem
@@ -311,7 +323,11 @@ class SlabCommon:
         self.rcu.rcu_barrier()
 
     def _release(self, s: KmemCache) -> None:
+        """Give back what the cache is made of (``kmem_cache_release``). Its memory may be anybody's then."""
+        if s.cpu_slab.of(0) is self._dead_cpu_slab:
+            raise DoubleFree(f"kmem_cache: {s.name} has been released already")
         self._rt.free_percpu(s.cpu_slab, self._dead_cpu_slab)
+        s.flags = 0
 
     def _objects_remaining(self, s: KmemCache) -> CacheBusy:
         """Report what is live (``list_slab_objects``). Caller holds slab_mutex."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from concmem.mm.page import Page
     from concmem.mm.page_alloc import PageAllocator
     from concmem.mm.rcu import Rcu
-    from concmem.runtime.api import Runtime, Words
+    from concmem.runtime.api import Pair, Runtime, Words
 
 _GFP_RECLAIM_MASK = (
     gfp_flags.RECLAIM
@@ -105,11 +105,15 @@ class SlabPages:
         slab.s_mem = s_mem
         # A pair of its own, for good: a reader that comes late must find something to compare.
         if not hasattr(slab, "freelist_counters"):
-            slab.freelist_counters = self._rt.pair(0, 0, "slab->freelist_counters")
+            slab.freelist_counters = self._make_counters(slab)
         slab.freelist_counters.set(addresses[0], objects << OBJECTS_SHIFT)
         first = base >> PAGE_SHIFT
         for number in range(first, first + (1 << order)):
             self._slabs[number] = slab
+
+    def _make_counters(self, slab: Page) -> Pair:
+        """The words that all changes of *slab*'s free list exchange."""
+        return self._rt.pair(0, 0, "slab->freelist_counters")
 
     def _order_of(self, s: KmemCache, objects: int) -> Sequence[int]:
         """Indices of the objects in the order of a new free list (``shuffle_freelist``)."""
