@@ -130,6 +130,7 @@ class Kernel:
         self.kmalloc = self._make(Kmalloc)(
             rt, self.memory, self.page_alloc, self.slab, self.vm_areas
         )
+        self.slab.obj_exts.kcalloc = self.kmalloc.kcalloc
         self.mempools = Mempools(
             rt, self.events, self.kmalloc, self.page_alloc, self._make(Mempool)
         )

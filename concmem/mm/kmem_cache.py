@@ -5,7 +5,7 @@
 the rest is done by the classes that are named after what they do and get the cache as their first
 argument, as the functions of ``mm/slub.c`` do: :mod:`~concmem.mm.slub_alloc`,
 :mod:`~concmem.mm.slub_free`, :mod:`~concmem.mm.slub_cpu`, :mod:`~concmem.mm.slub_bulk`,
-:mod:`~concmem.mm.slab_page`, :mod:`~concmem.mm.slab_common`.
+:mod:`~concmem.mm.slab_page`, :mod:`~concmem.mm.slab_common`, :mod:`~concmem.mm.slab_obj_ext`.
 
 Lock order::
 

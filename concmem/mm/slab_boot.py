@@ -8,6 +8,7 @@ from concmem.mm.kmem_cache import FreelistOptions, KmemCache
 from concmem.mm.kmem_cache_cpu import KmemCacheCpu
 from concmem.mm.kmem_cache_node import KmemCacheNode
 from concmem.mm.slab_common import SlabCommon
+from concmem.mm.slab_obj_ext import SlabObjExts
 from concmem.mm.slab_page import SlabPages
 from concmem.mm.slub import Slub
 from concmem.mm.slub_alloc import SlubAlloc
@@ -29,6 +30,7 @@ REPLACEABLE = (
     KmemCacheCpu,
     KmemCacheNode,
     SlabCommon,
+    SlabObjExts,
     SlabPages,
     Slub,
     SlubAlloc,
@@ -56,7 +58,9 @@ def kmem_cache_init(
     """The slab allocator, without a cache."""
     memory, nodes = page_alloc.memory, page_alloc.nodes
     words = rt.percpu(lambda: rt.watch_words(memory.words(), "freelist pointers"), "slab words")
-    pages = make(SlabPages)(rt, page_alloc, rcu)
+    pages = make(SlabPages)(
+        rt, page_alloc, rcu, make(SlabObjExts)(memory, page_alloc.mem_map.slabs)
+    )
     cpu_slabs = make(CpuSlabs)(rt, pages, words.this)
     slub = make(Slub)(
         rt,

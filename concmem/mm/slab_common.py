@@ -76,6 +76,7 @@ class SlabCommon:
         self._slub = slub
         self._pages = pages
         self.cpu_slabs = cpu_slabs
+        self.obj_exts = pages.obj_exts
         self.bulk = bulk
         self.rcu = rcu
         self._log = log

@@ -17,7 +17,10 @@ SLAB_TYPESAFE_BY_RCU: Final = 0x0008_0000
 SLAB_NO_MERGE: Final = 0x0100_0000
 """Never merge the cache with another."""
 SLAB_ACCOUNT: Final = 0x0400_0000
-"""Objects are charged to the control group (which is not modelled: the flag keeps caches apart)."""
+"""
+Objects are charged to the control group, which is not modelled: the flag keeps caches apart, and their
+objects can have tags (:mod:`concmem.mm.slab_obj_ext`).
+"""
 
 FLAG_NAMES: Final = {
     SLAB_HWCACHE_ALIGN: "SLAB_HWCACHE_ALIGN",

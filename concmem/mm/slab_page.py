@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from concmem.mm import gfp as gfp_flags
 from concmem.mm.memory import pfn_to_virt
 from concmem.mm.page import OBJECTS_SHIFT, PAGE_TYPE_NONE, PAGE_TYPE_SLAB
-from concmem.mm.slab_flags import SLAB_TYPESAFE_BY_RCU
+from concmem.mm.slab_flags import SLAB_ACCOUNT, SLAB_TYPESAFE_BY_RCU
 from concmem.units import PAGE_SHIFT
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from concmem.mm.page import Page
     from concmem.mm.page_alloc import PageAllocator
     from concmem.mm.rcu import Rcu
+    from concmem.mm.slab_obj_ext import SlabObjExts
     from concmem.runtime.api import Pair, Runtime, Words
 
 _GFP_RECLAIM_MASK = (
@@ -45,12 +46,15 @@ _GFP_CONSTRAINT_MASK = gfp_flags.HARDWALL | gfp_flags.THISNODE
 class SlabPages:
     """Makes and frees slabs of all caches of a machine."""
 
-    def __init__(self, rt: Runtime, page_alloc: PageAllocator, rcu: Rcu) -> None:
+    def __init__(
+        self, rt: Runtime, page_alloc: PageAllocator, rcu: Rcu, obj_exts: SlabObjExts
+    ) -> None:
         self._rt = rt
         self.events = page_alloc.events
         self._page_alloc = page_alloc
         self._slabs = page_alloc.mem_map.slabs
         self._rcu = rcu
+        self.obj_exts = obj_exts
 
     # -- a new slab
 
@@ -107,6 +111,8 @@ class SlabPages:
         if not hasattr(slab, "freelist_counters"):
             slab.freelist_counters = self._make_counters(slab)
         slab.freelist_counters.set(addresses[0], objects << OBJECTS_SHIFT)
+        if s.flags & SLAB_ACCOUNT:
+            slab.obj_exts = self._rt.atomic(0, "slab->obj_exts")
         first = base >> PAGE_SHIFT
         for number in range(first, first + (1 << order)):
             self._slabs[number] = slab
@@ -149,6 +155,8 @@ class SlabPages:
 
     def _free_slab(self, s: KmemCache, slab: Page) -> None:
         """To the buddy system (``__free_slab``)."""
+        if s.flags & SLAB_ACCOUNT:
+            self.obj_exts.free_slab_obj_exts(slab)
         order = slab.order
         first = pfn_to_virt(slab.pfn) >> PAGE_SHIFT
         for number in range(first, first + (1 << order)):
