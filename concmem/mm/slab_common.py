@@ -92,6 +92,9 @@ class SlabCommon:
         self._names: dict[str, KmemCache] = {}
         self.destroyed_events: Counter[str] = Counter()
         """SLUB statistics of the caches that are gone, summed."""
+        # no lock
+        self.uevent_helper: Callable[[str], None] | None = None
+        """User space, told the name of each new cache by its creator; may sleep and make caches."""
 
     def caches(self) -> list[KmemCache]:
         """All caches, newest first. No lock: one copy of a list."""
@@ -143,14 +146,26 @@ class SlabCommon:
             s = None if ctor or usersize else self._find_mergeable(size, align, flags)
             if s is None:
                 s = self._make(name, size, align, flags, ctor, usersize)
-                self._slab_caches.append(s)
+                self._add_cache(s)
             else:
                 s.refcount += 1
                 s.aliases.append(name)
                 s.object_size = max(s.object_size, size)
                 s.inuse = max(s.inuse, align_up(size, WORD))
             self._names[name] = s
+        # Since Linux kernel commit 66c4c35c6bc5 ("slub: Do not hold slub_lock when calling
+        # sysfs_slab_add()") (in v3.3): user space may need a cache to answer.
+        self._announce(name)
         return s
+
+    def _add_cache(self, s: KmemCache) -> None:
+        """A new cache is one of all. Caller holds slab_mutex."""
+        self._slab_caches.append(s)
+
+    def _announce(self, name: str) -> None:
+        """Tell user space, and wait for it (``kobject_uevent``). The caller holds no lock."""
+        if self.uevent_helper is not None:
+            self.uevent_helper(name)
 
     @staticmethod
     def _check(name: object, size: object, align: object, flags: object, ctor: object) -> None:
