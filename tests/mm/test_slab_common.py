@@ -12,7 +12,6 @@ from concmem.errors import BadArgument, CacheBusy, CacheDestroyed, SleepInAtomic
 from concmem.machine import Machine
 from concmem.mm.kmem_cache import KmemCache
 from concmem.mm.page import Page
-from concmem.mm.slab_common import SlabCommon
 from concmem.mm.slab_flags import (
     SLAB_ACCOUNT,
     SLAB_CACHE_DMA,
@@ -325,53 +324,6 @@ def test_shrink_sorts_and_discards() -> None:
         assert picture(m, s).free == [[]]
         assert s.node[0].nr_slabs == 8
         m.verify()
-
-
-class _FreesInBetween(SlabCommon):
-    """Has CPU 1 free an object between two looks at the same slab."""
-
-    in_between: list[Any]
-
-    def _let_cpu_1_free(self) -> None:
-        m, s, addresses = self.in_between
-        if addresses:
-            on_cpu(m, s.free, addresses.pop(), cpu=1)
-
-
-class _Correct(_FreesInBetween):
-    def _promote(self, promote: list[list[Page]], free: int, slab: Page) -> None:  # type: ignore[override]
-        self._let_cpu_1_free()
-        super()._promote(promote, free, slab)
-
-
-class _RereadsInuse(_FreesInBetween):
-    """The double fetch that "Do not reread slab->inuse" warns of."""
-
-    def _promote(self, promote: list[list[Page]], free: int, slab: Page) -> None:  # type: ignore[override]
-        self._let_cpu_1_free()
-        super()._promote(promote, self._nr_free(slab), slab)
-
-
-def shrink_while_another_cpu_frees(cls: type[_FreesInBetween]) -> None:
-    """A slab with 32 free objects, the most that are sorted, gets one more meanwhile."""
-    with Machine(cpus=2, memory="16M", slab_merge=False, classes={SlabCommon: cls}) as m:
-        s = create(m, size=64)
-        (slab,) = slabs_with_free(m, s, [32])
-        m.slab.in_between = [m, s, [next(iter(slab.owners))]]  # type: ignore[attr-defined]
-        on_cpu(m, s.shrink)
-        assert slab.inuse == 31
-        m.verify()
-
-
-def test_shrink_reads_inuse_once() -> None:
-    """A free that needs no lock, in the middle of it, does no harm."""
-    shrink_while_another_cpu_frees(_Correct)
-
-
-def test_a_shrink_that_rereads_inuse_is_found() -> None:
-    """It would put the slab past the end of the table."""
-    with pytest.raises(IndexError):
-        shrink_while_another_cpu_frees(_RereadsInuse)
 
 
 def test_shrink_while_others_work() -> None:
