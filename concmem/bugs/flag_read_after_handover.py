@@ -64,6 +64,6 @@ BUG = Bug(
     replaces={SlabCommon: _LateFlag},
     expect=frozenset({"DoubleFree"}),
     workload=_workload,
-    witness="v1:39.0,40.0,41.0,43.0,44.0,46.0,47.0,49.0,50.0,52.0,61.0,86.0,87.0,89.0,90.0,92.0,93.0,95.0,96.0",
-    executions={"pos": 20, "pct": 50},  # medians: pos 16, pct 4
+    witness="v1:49.0,52.0,53.0,55.0,56.0,58.0,59.0,61.0,62.0",
+    executions={"pct": 50, "pos": 200},
 )

@@ -9,7 +9,7 @@ argument, as the functions of ``mm/slub.c`` do: :mod:`~concmem.mm.slub_alloc`,
 
 Lock order::
 
-    slab_mutex -> list_lock
+    cpu_hotplug_lock -> slab_mutex -> list_lock
     the cpu_slab lock only keeps interrupts of its own CPU out, so it nests with list_lock either way
     list_lock is taken in interrupts; neither is held across a page allocation
 

@@ -2,6 +2,7 @@
 The life of caches: create, merge, shrink, destroy.
 
 Locks:
+    cpu_hotplug_lock  while it is held, shared, no CPU goes; taken before slab_mutex
     slab_mutex      the list of caches, their names, `refcount` and `aliases`; may be held while CPUs
                     are flushed, which sleeps
 
@@ -86,6 +87,7 @@ class SlabCommon:
         self._classes = cache_classes
         # What who uses a destroyed cache finds: no free list, and nobody's objects.
         self._dead_cpu_slab = cache_classes[1](rt, 0)
+        self._cpu_hotplug_lock = rt.rwsem("cpu_hotplug_lock")
         self._slab_mutex = rt.mutex("slab_mutex")
         # slab_mutex
         self._slab_caches: list[KmemCache] = []
@@ -280,6 +282,19 @@ class SlabCommon:
     def _promote(promote: list[list[Page]], free: int, slab: Page) -> None:
         promote[free - 1].append(slab)
 
+    # -- CPUs that go
+
+    def cpu_dead(self, cpu: int) -> None:
+        """
+        CPU *cpu* goes: the nodes get its slabs of all caches (``slub_cpu_dead``). May sleep.
+
+        The model's CPUs stay. One that is used again takes new slabs.
+        """
+        with self._cpu_hotplug_lock.write(), self._slab_mutex:
+            for s in self._slab_caches:
+                if s.is_up:
+                    self.cpu_slabs.flush_cpu(s, cpu)
+
     # -- destroy
 
     def destroy(self, s: KmemCache, name: str | None = None) -> None:
@@ -289,7 +304,7 @@ class SlabCommon:
         self._rt.smp_processor_id()  # slabs are freed here: only on a CPU, or nothing happens
         if s.flags & SLAB_TYPESAFE_BY_RCU:
             self.rcu.check_may_wait("kmem_cache_destroy")
-        with self._slab_mutex:
+        with self._cpu_hotplug_lock.read(), self._slab_mutex:
             s.check_alive()
             if name is not None and self._names.get(name) is not s:
                 raise BadArgument(f"name: cache {s.name} has no name {name!r}")

@@ -378,3 +378,38 @@ def test_nothing_that_sleeps_in_an_interrupt(m: Machine) -> None:
         with pytest.raises(SleepInAtomic):
             m.call_on(0, use)
     on_cpu(m, cache.destroy)
+
+
+def test_a_cpu_that_goes(m: Machine) -> None:
+    """The nodes get its slabs of all caches, and only its; used again it takes new ones."""
+    caches = [create(m, name, size) for name, size in (("one", 640), ("two", 1280), ("idle", 2560))]
+
+    def body() -> None:
+        for cache in caches[:2]:
+            assert cache.alloc() is not None
+
+    for cpu in (0, 1):
+        on_cpu(m, body, cpu=cpu)
+    on_cpu(m, m.slab.cpu_dead, 1)
+    assert [[c.page is None for c in cache.cpu_slab.all()[:2]] for cache in caches[:2]] == [
+        [False, True],
+        [False, True],
+    ]
+    assert not caches[2].is_up
+    m.verify()
+    on_cpu(m, body, cpu=1)
+    m.verify()
+
+
+def test_user_space_is_told_of_new_caches(m: Machine) -> None:
+    """By their creator, who holds nothing then: the helper may make caches, too."""
+    told: list[str] = []
+
+    def helper(name: str) -> None:
+        told.append(name)
+        if name == "objects":
+            m.kmem_cache_create("of-the-helper", 64)
+
+    m.slab.uevent_helper = helper
+    m.kmem_cache_create("objects", 64)
+    assert told == ["objects", "of-the-helper"]
