@@ -135,6 +135,7 @@ class Kernel:
             rt, self.events, self.kmalloc, self.page_alloc, self._make(Mempool)
         )
         self.processes = self._processes_init()
+        self.slab.late_init()
 
     def _make(self, cls: type[T]) -> type[T]:
         """The class to use for *cls*: itself, or its replacement."""

@@ -19,17 +19,17 @@ from concmem.bugs.bug import Bug, Classes
 from concmem.explore import ControlledRuntime, Program
 from concmem.machine import Machine
 from concmem.mm.kmem_cache import KmemCache
-from concmem.mm.slab_common import SlabCommon
+from concmem.mm.slab_sysfs import SlabSysfs
 
 
-class _AnnouncesAtOnce(SlabCommon):
-    """Tells user space while it adds the cache."""
+class _AnnouncesAtOnce(SlabSysfs):
+    """Tells user space when a cache is added."""
 
-    def _add_cache(self, s: KmemCache) -> None:
-        super()._add_cache(s)
-        super()._announce(s.name)
+    def add(self, s: KmemCache) -> None:
+        super().add(s)
+        super().uevent(s.name)
 
-    def _announce(self, name: str) -> None:
+    def uevent(self, name: str) -> None:
         pass
 
 
@@ -41,7 +41,7 @@ def _workload(rt: ControlledRuntime, classes: Classes) -> Program:
         if name == "objects":
             rt.submit(1, m.kmem_cache_create, "helper", 256).result()
 
-    m.slab.uevent_helper = uevent_helper
+    m.slab.sysfs.uevent_helper = uevent_helper
 
     def after() -> None:
         assert [cache.object_size for cache in m.slab.caches()[:2]] == [256, 128]
@@ -58,7 +58,7 @@ BUG = Bug(
     kind="deadlock",
     depth=1,
     cpus=2,
-    replaces={SlabCommon: _AnnouncesAtOnce},
+    replaces={SlabSysfs: _AnnouncesAtOnce},
     expect=frozenset({"Deadlock"}),
     workload=_workload,
     witness="v1:",

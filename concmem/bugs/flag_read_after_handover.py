@@ -33,7 +33,7 @@ class _LateFlag(SlabCommon):
         if s.flags & SLAB_TYPESAFE_BY_RCU:
             self.rcu.call_rcu(lambda: self._release(s))
 
-    def _finish(self, s: KmemCache, rcu_set: bool) -> None:
+    def _finish(self, s: KmemCache, rcu_set: bool, in_sysfs: bool) -> None:
         if not s.flags & SLAB_TYPESAFE_BY_RCU:
             self._release(s)
 

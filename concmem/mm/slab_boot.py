@@ -10,6 +10,7 @@ from concmem.mm.kmem_cache_node import KmemCacheNode
 from concmem.mm.slab_common import SlabCommon
 from concmem.mm.slab_obj_ext import SlabObjExts
 from concmem.mm.slab_page import SlabPages
+from concmem.mm.slab_sysfs import SlabSysfs
 from concmem.mm.slub import Slub
 from concmem.mm.slub_alloc import SlubAlloc
 from concmem.mm.slub_bulk import SlubBulk
@@ -32,6 +33,7 @@ REPLACEABLE = (
     SlabCommon,
     SlabObjExts,
     SlabPages,
+    SlabSysfs,
     Slub,
     SlubAlloc,
     SlubBulk,
@@ -77,6 +79,7 @@ def kmem_cache_init(
         pages,
         cpu_slabs,
         make(SlubBulk)(slub),
+        make(SlabSysfs)(rt),
         rcu,
         log,
         len(nodes),

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from concmem.mm.page import Page
     from concmem.mm.rcu import Rcu
     from concmem.mm.slab_page import SlabPages
+    from concmem.mm.slab_sysfs import SlabSysfs
     from concmem.mm.slub import Slub
     from concmem.mm.slub_bulk import SlubBulk
     from concmem.mm.slub_cpu import CpuSlabs
@@ -66,6 +67,7 @@ class SlabCommon:
         pages: SlabPages,
         cpu_slabs: CpuSlabs,
         bulk: SlubBulk,
+        sysfs: SlabSysfs,
         rcu: Rcu,
         log: KernelLog,
         nr_nodes: int,
@@ -79,6 +81,7 @@ class SlabCommon:
         self.cpu_slabs = cpu_slabs
         self.obj_exts = pages.obj_exts
         self.bulk = bulk
+        self.sysfs = sysfs
         self.rcu = rcu
         self._log = log
         self._nr_nodes = nr_nodes
@@ -94,9 +97,6 @@ class SlabCommon:
         self._names: dict[str, KmemCache] = {}
         self.destroyed_events: Counter[str] = Counter()
         """SLUB statistics of the caches that are gone, summed."""
-        # no lock
-        self.uevent_helper: Callable[[str], None] | None = None
-        """User space, told the name of each new cache by its creator; may sleep and make caches."""
 
     def caches(self) -> list[KmemCache]:
         """All caches, newest first. No lock: one copy of a list."""
@@ -157,17 +157,19 @@ class SlabCommon:
             self._names[name] = s
         # Since Linux kernel commit 66c4c35c6bc5 ("slub: Do not hold slub_lock when calling
         # sysfs_slab_add()") (in v3.3): user space may need a cache to answer.
-        self._announce(name)
+        # Not before the mutex is released: user space may need a new cache to answer.
+        self.sysfs.uevent(name)
         return s
 
     def _add_cache(self, s: KmemCache) -> None:
         """A new cache is one of all. Caller holds slab_mutex."""
         self._slab_caches.append(s)
+        self.sysfs.add(s)
 
-    def _announce(self, name: str) -> None:
-        """Tell user space, and wait for it (``kobject_uevent``). The caller holds no lock."""
-        if self.uevent_helper is not None:
-            self.uevent_helper(name)
+    def late_init(self) -> None:
+        """Late in the boot: sysfs is there (``slab_sysfs_init``). May sleep."""
+        with self._slab_mutex:
+            self.sysfs.init(self._slab_caches)
 
     @staticmethod
     def _check(name: object, size: object, align: object, flags: object, ctor: object) -> None:
@@ -311,12 +313,13 @@ class SlabCommon:
             if s.refcount > 1:
                 self._drop_name(s, name or s.aliases[-1])
                 return
-            # Sampled here: once the mutex is released, somebody else may be done with the cache.
+            # Both sampled here: once the mutex is released, somebody else may be done with the cache.
             # Since Linux kernel commit d71608a87736 ("mm/slab_common: fix possible double free of
             # kmem_cache") (in v6.0).
             rcu_set = bool(s.flags & SLAB_TYPESAFE_BY_RCU)
+            in_sysfs = self.sysfs.is_up
             self._shutdown(s)
-        self._finish(s, rcu_set)
+        self._finish(s, rcu_set, in_sysfs)
 
     def _drop_name(self, s: KmemCache, name: str) -> None:
         """One of several merged caches goes. Caller holds slab_mutex."""
@@ -341,10 +344,18 @@ class SlabCommon:
         """From here on a new cache may have it. Caller holds slab_mutex."""
         del self._names[name]
 
-    def _finish(self, s: KmemCache, rcu_set: bool) -> None:
-        """The end of a cache that nobody finds any more; *rcu_set*: a grace period may keep its slabs."""
+    def _finish(self, s: KmemCache, rcu_set: bool, in_sysfs: bool) -> None:
+        """
+        The end of a cache that nobody finds any more.
+
+        Args:
+            rcu_set: a grace period may keep slabs of it.
+            in_sysfs: it has a directory.
+        """
         if rcu_set:
             self._wait_for_slabs()
+        if in_sysfs:
+            self.sysfs.release(s)
         self._release(s)
 
     def _wait_for_slabs(self) -> None:

@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from concmem.errors import BadArgument, CacheBusy, CacheDestroyed, SleepInAtomic
+from concmem.errors import (
+    BadArgument,
+    CacheBusy,
+    CacheDestroyed,
+    DoubleFree,
+    KernelBug,
+    SleepInAtomic,
+)
 from concmem.machine import Machine
 from concmem.mm.kmem_cache import KmemCache
 from concmem.mm.page import Page
@@ -22,6 +29,7 @@ from concmem.mm.slab_flags import (
     SLAB_RECLAIM_ACCOUNT,
     SLAB_TYPESAFE_BY_RCU,
 )
+from concmem.mm.slab_sysfs import SlabSysfs
 
 from .helpers import nr_buddy_pages, nr_managed, on_cpu
 from .slab_helpers import create, nr_live, picture
@@ -410,6 +418,35 @@ def test_user_space_is_told_of_new_caches(m: Machine) -> None:
         if name == "objects":
             m.kmem_cache_create("of-the-helper", 64)
 
-    m.slab.uevent_helper = helper
+    m.slab.sysfs.uevent_helper = helper
     m.kmem_cache_create("objects", 64)
     assert told == ["objects", "of-the-helper"]
+
+
+def test_directories_in_sysfs(m: Machine) -> None:
+    """Each cache has one, those of the boot included, until it is destroyed; only what has one can drop it."""
+    s = create(m, "objects", 640)
+    for cache in m.slab.caches():
+        if cache is not s:
+            m.slab.sysfs.release(cache)  # was there
+    on_cpu(m, s.destroy)
+    with pytest.raises(KernelBug, match="'objects': is not initialized, yet kobject_put"):
+        m.slab.sysfs.release(s)
+
+
+def test_a_cache_that_goes_before_sysfs_comes(m: Machine) -> None:
+    """It has no directory, and drops none."""
+    m.slab.sysfs = SlabSysfs(m.runtime)
+    early, late = create(m, "early", 640), create(m, "late", 1280)
+    on_cpu(m, early.destroy)
+    on_cpu(m, m.slab.late_init)
+    on_cpu(m, late.destroy)
+    assert m.slab.sysfs.is_up
+
+
+def test_a_cache_is_released_once(m: Machine) -> None:
+    """What it is made of is poisoned then."""
+    s = create(m, "objects", 640)
+    on_cpu(m, s.destroy)
+    with pytest.raises(DoubleFree, match="objects has been released already"):
+        m.slab._release(s)
