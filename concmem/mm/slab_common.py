@@ -295,7 +295,15 @@ class SlabCommon:
         with self._cpu_hotplug_lock.write(), self._slab_mutex:
             for s in self._slab_caches:
                 if s.is_up:
-                    self.cpu_slabs.flush_cpu(s, cpu)
+                    self._cpu_dead(s, cpu)
+
+    def _cpu_dead(self, s: KmemCache, cpu: int) -> None:
+        """
+        One cache of a CPU that goes. Caller holds slab_mutex.
+
+        Its node keeps its lists, also when this was the last CPU there: others use the node's memory.
+        """
+        self.cpu_slabs.flush_cpu(s, cpu)
 
     # -- destroy
 
