@@ -118,13 +118,13 @@ class SlabObjExts:
         """There is no memory for a vector; whether another CPU has made one."""
         self._mark_failed(slab.obj_exts)
         # Since Linux kernel commit 7f434e1d9a17 ("slab: Fix obj_ext mistakenly considered NULL due to
-        # race condition") (in v6.18): what counts is what is there, not what this CPU could do.
+        # race condition") (2025): what counts is what is there, not what this CPU could do.
         return bool(slab_obj_exts(slab))
 
     @staticmethod
     def _mark_failed(obj_exts: Atomic) -> None:
         # Since Linux kernel commit 6ed8bfd24ce1 ("slab: Avoid race on slab->obj_exts in
-        # alloc_slab_obj_exts") (in v6.18): another CPU's vector must not be overwritten.
+        # alloc_slab_obj_exts") (2025): another CPU's vector must not be overwritten.
         obj_exts.cmpxchg(0, OBJEXTS_ALLOC_FAIL)
 
     def free_slab_obj_exts(self, slab: Page) -> None:
