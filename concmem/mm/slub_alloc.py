@@ -48,8 +48,8 @@ class SlubAlloc:
         if c.cpu < 0:
             self._cpu_slabs.come_up(s, c)
         c.count("alloc_slowpath")
-        if node is not None and not self._has_memory(node):
-            node = None  # then any will do
+        if node is not None and not self._nodes[node].populated_zones():
+            node = None  # it has no memory: then any will do
         while True:
             freelist = self._from_cpu_slab(s, c, node)
             if freelist:
@@ -66,10 +66,6 @@ class SlubAlloc:
         if slab is None:
             slab = self._get_slab(s, c, gfp, node)
         return 0 if slab is None else self._install(s, c, slab)
-
-    def _has_memory(self, node: int) -> bool:
-        """Whether slabs can be on *node* (``node_isset(node, slab_nodes)``)."""
-        return bool(self._nodes[node].populated_zones())
 
     def _get_slab(self, s: KmemCache, c: KmemCacheCpu, gfp: int, node: int | None) -> Page | None:
         """A slab with free objects that is on no list: from the node lists, or a new one."""
