@@ -155,8 +155,6 @@ class SlabCommon:
                 s.object_size = max(s.object_size, size)
                 s.inuse = max(s.inuse, align_up(size, WORD))
             self._names[name] = s
-        # Since Linux kernel commit 66c4c35c6bc5 ("slub: Do not hold slub_lock when calling
-        # sysfs_slab_add()") (in v3.3): user space may need a cache to answer.
         # Not before the mutex is released: user space may need a new cache to answer.
         self.sysfs.uevent(name)
         return s
@@ -291,7 +289,12 @@ class SlabCommon:
         CPU *cpu* goes: the nodes get its slabs of all caches (``slub_cpu_dead``). May sleep.
 
         The model's CPUs stay. One that is used again takes new slabs.
+
+        Raises:
+            BadArgument: there is no such CPU.
         """
+        if not 0 <= _whole_number("cpu", cpu) < self._rt.nr_cpus:
+            raise BadArgument(f"cpu: there is no CPU {cpu}, only 0 to {self._rt.nr_cpus - 1}")
         with self._cpu_hotplug_lock.write(), self._slab_mutex:
             for s in self._slab_caches:
                 if s.is_up:

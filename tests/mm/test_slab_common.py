@@ -404,6 +404,9 @@ def test_a_cpu_that_goes(m: Machine) -> None:
         [False, True],
     ]
     assert not caches[2].is_up
+    for bad in (2, -1, "1", True):
+        with pytest.raises(BadArgument, match="cpu: "):
+            on_cpu(m, m.slab.cpu_dead, bad)
     m.verify()
     on_cpu(m, body, cpu=1)
     m.verify()
