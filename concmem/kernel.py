@@ -143,10 +143,12 @@ class Kernel:
         self.kmalloc = self._make(Kmalloc)(
             rt, self.memory, self.page_alloc, self.slab, self.vm_areas, self.debug.kasan
         )
+        self.slab.obj_exts.kcalloc = self.kmalloc.kcalloc
         self.mempools = Mempools(
             rt, self.events, self.kmalloc, self.page_alloc, self._make(Mempool)
         )
         self.processes = self._processes_init()
+        self.slab.late_init()
         if isinstance(self.kmemleak, Kmemleak):
             self.kmemleak.start(self.slab, self.vm_areas, self.workqueue)
 

@@ -177,8 +177,10 @@ class MobilityGrouping(BuddySystem):
             if page is not None and page.is_buddy():
                 self.free_area[page.private].move(page, old, new)
                 moved += 1 << page.private
-        self._account_freepages(-moved, old)
+        # In this order: who looks at the counters without the lock may see too many pages, which it will
+        # not find, but never takes a zone for exhausted of which a block only changes its type.
         self._account_freepages(moved, new)
+        self._account_freepages(-moved, old)
         self.mem_map.set_pageblock_type(block[0], PAGEBLOCK_ORDER, new)
         return moved
 
@@ -264,8 +266,8 @@ class MobilityGrouping(BuddySystem):
                     self.update_fast_mark()
                 if area.order > PAGEBLOCK_ORDER:
                     area.move(page, HIGHATOMIC, migratetype)
-                    self._account_freepages(-(1 << area.order), HIGHATOMIC)
                     self._account_freepages(1 << area.order, migratetype)
+                    self._account_freepages(-(1 << area.order), HIGHATOMIC)
                     self.mem_map.set_pageblock_type(page.pfn, area.order, migratetype)
                     return True
                 moved = self._move_freepages_block(page.pfn, HIGHATOMIC, migratetype)

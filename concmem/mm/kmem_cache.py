@@ -5,11 +5,11 @@
 the rest is done by the classes that are named after what they do and get the cache as their first
 argument, as the functions of ``mm/slub.c`` do: :mod:`~concmem.mm.slub_alloc`,
 :mod:`~concmem.mm.slub_free`, :mod:`~concmem.mm.slub_cpu`, :mod:`~concmem.mm.slub_bulk`,
-:mod:`~concmem.mm.slab_page`, :mod:`~concmem.mm.slab_common`.
+:mod:`~concmem.mm.slab_page`, :mod:`~concmem.mm.slab_common`, :mod:`~concmem.mm.slab_obj_ext`.
 
 Lock order::
 
-    slab_mutex -> list_lock
+    cpu_hotplug_lock -> slab_mutex -> list_lock
     the cpu_slab lock only keeps interrupts of its own CPU out, so it nests with list_lock either way
     list_lock is taken in interrupts; neither is held across a page allocation
 
@@ -351,7 +351,7 @@ class KmemCache:
             cpu_partial_slabs=self.cpu_partial_slabs,
             refcount=self.refcount,
             nodes=tuple(self._node_statistics(n) for n in self.node),
-            cpus=tuple(_cpu_statistics(cpu, c) for cpu, c in cpus),
+            cpus=tuple(self._cpu_statistics(cpu, c) for cpu, c in cpus),
             events={name: tuple(counts[name] for counts in events) for name in EVENT_NAMES},
         )
 
@@ -373,6 +373,21 @@ class KmemCache:
             partial_inuse=sum(map(_inuse, partial)),
         )
 
+    @staticmethod
+    def _cpu_statistics(cpu: int, c: KmemCacheCpu) -> SlabCpuStatistics:
+        # Each pointer is read once: between two reads the CPU may have given the slab up.
+        slab: Page | None = c.page
+        partial: Page | None = c.partial
+        counters = slab.freelist_counters.second if slab is not None else 0
+        return SlabCpuStatistics(
+            cpu=cpu,
+            slab_node=slab.zone.zone_pgdat.node_id if slab is not None else -1,
+            slab_objects=_objects(counters),
+            slab_inuse=_inuse(counters),
+            partial_slabs=partial.private if partial is not None else 0,
+            partial_node=partial.zone.zone_pgdat.node_id if partial is not None else -1,
+        )
+
     def __repr__(self) -> str:
         return f"<kmem_cache {self.name} object_size:{self.object_size} size:{self.size}>"
 
@@ -383,18 +398,3 @@ def _objects(counters: int) -> int:
 
 def _inuse(counters: int) -> int:
     return counters & INUSE_MASK
-
-
-def _cpu_statistics(cpu: int, c: KmemCacheCpu) -> SlabCpuStatistics:
-    # Each pointer is read once: between two reads the CPU may have given the slab up.
-    slab: Page | None = c.page
-    partial: Page | None = c.partial
-    counters = slab.freelist_counters.second if slab is not None else 0
-    return SlabCpuStatistics(
-        cpu=cpu,
-        slab_node=slab.zone.zone_pgdat.node_id if slab is not None else -1,
-        slab_objects=_objects(counters),
-        slab_inuse=_inuse(counters),
-        partial_slabs=partial.private if partial is not None else 0,
-        partial_node=partial.zone.zone_pgdat.node_id if partial is not None else -1,
-    )

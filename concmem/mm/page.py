@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from concmem.mm.kmem_cache import KmemCache
     from concmem.mm.slub_fast_path import Free
     from concmem.mm.zone import Zone
-    from concmem.runtime.api import Pair, Refcount
+    from concmem.runtime.api import Atomic, Pair, Refcount
 
 PG_LOCKED: Final = 1 << 0
 PG_WAITERS: Final = 1 << 7
@@ -70,6 +70,7 @@ class Page(ListHead):
         "freelist_counters",
         "mapping",
         "migratetype",
+        "obj_exts",
         "order",
         "owners",
         "pfn",
@@ -103,6 +104,8 @@ class Page(ListHead):
     """
     freelist_counters: Pair
     """Of a slab: the first free object, and the counters. Not set before it is one."""
+    obj_exts: Atomic
+    """Of a slab of a SLAB_ACCOUNT cache: who has its objects (:mod:`concmem.mm.slab_obj_ext`)."""
     s_mem: int
     """Address of a slab's first object, colour included."""
     owners: dict[int, int]

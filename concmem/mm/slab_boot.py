@@ -16,7 +16,9 @@ from concmem.mm.kmem_cache import FreelistOptions, KmemCache
 from concmem.mm.kmem_cache_cpu import KmemCacheCpu
 from concmem.mm.kmem_cache_node import KmemCacheNode
 from concmem.mm.slab_common import SlabCommon
+from concmem.mm.slab_obj_ext import SlabObjExts
 from concmem.mm.slab_page import SlabPages
+from concmem.mm.slab_sysfs import SlabSysfs
 from concmem.mm.slub import Slub
 from concmem.mm.slub_alloc import SlubAlloc
 from concmem.mm.slub_bulk import SlubBulk
@@ -38,7 +40,9 @@ REPLACEABLE = (
     KmemCacheCpu,
     KmemCacheNode,
     SlabCommon,
+    SlabObjExts,
     SlabPages,
+    SlabSysfs,
     Slub,
     SlubAlloc,
     SlubBulk,
@@ -72,7 +76,9 @@ def kmem_cache_init(
     words = rt.percpu(lambda: rt.watch_words(memory.words(), "freelist pointers"), "slab words")
     reporter = SlubReporter(rt, memory, SlubTracks(rt, memory, debug.depot), debug.reports)
     check = make(SlubCheck)(rt, memory, reporter)
-    pages = make(SlabPages)(rt, page_alloc, rcu, check, debug.kasan)
+    pages = make(SlabPages)(
+        rt, page_alloc, rcu, check, make(SlabObjExts)(memory, page_alloc.mem_map.slabs), debug.kasan
+    )
     cpu_slabs = make(CpuSlabs)(rt, pages, words.this)
     slub = make(Slub)(
         rt,
@@ -103,6 +109,7 @@ def kmem_cache_init(
             debug.kasan,
             debug.failslab,
         ),
+        make(SlabSysfs)(rt),
         rcu,
         len(nodes),
         merge,

@@ -2,6 +2,7 @@
 The life of caches: create, merge, shrink, destroy.
 
 Locks:
+    cpu_hotplug_lock  while it is held, shared, no CPU goes; taken before slab_mutex
     slab_mutex      the list of caches, their names, `refcount` and `aliases`; may be held while CPUs
                     are flushed, which sleeps
 
@@ -14,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from concmem.errors import BadArgument, BadArgumentType, MachineClosed
+from concmem.errors import BadArgument, BadArgumentType, DoubleFree, MachineClosed
 from concmem.mm.kmem_cache import FreelistOptions, Functions, KmemCache
 from concmem.mm.kmem_cache_cpu import KmemCacheCpu
 from concmem.mm.kmem_cache_node import KmemCacheNode
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from concmem.mm.rcu import Rcu
     from concmem.mm.slab_geometry import Geometry
     from concmem.mm.slab_page import SlabPages
+    from concmem.mm.slab_sysfs import SlabSysfs
     from concmem.mm.slub import Slub
     from concmem.mm.slub_bulk import SlubBulk
     from concmem.mm.slub_cpu import CpuSlabs
@@ -73,6 +75,7 @@ class SlabCommon:
         cpu_slabs: CpuSlabs,
         bulk: SlubBulk,
         debug: SlabDebugging,
+        sysfs: SlabSysfs,
         rcu: Rcu,
         nr_nodes: int,
         merge: bool,
@@ -87,6 +90,8 @@ class SlabCommon:
         self.debug = debug
         self.kasan = debug.kasan
         """Of a checked machine."""
+        self.obj_exts = pages.obj_exts
+        self.sysfs = sysfs
         self.rcu = rcu
         self._nr_nodes = nr_nodes
         # What has an object must be known exactly where every access is checked.
@@ -95,6 +100,7 @@ class SlabCommon:
         self._classes = cache_classes
         # What who uses a destroyed cache finds: no free list, and nobody's objects.
         self._dead_cpu_slab = cache_classes[1](rt, 0)
+        self._cpu_hotplug_lock = rt.rwsem("cpu_hotplug_lock")
         self._slab_mutex = rt.mutex("slab_mutex")
         # slab_mutex
         self._slab_caches: list[KmemCache] = []
@@ -153,14 +159,26 @@ class SlabCommon:
             s = None if ctor or usersize else self._find_mergeable(size, align, flags)
             if s is None:
                 s = self._make(name, size, align, flags, ctor, usersize)
-                self._slab_caches.append(s)
+                self._add_cache(s)
             else:
                 s.refcount += 1
                 s.aliases.append(name)
                 s.object_size = max(s.object_size, size)
                 s.inuse = max(s.inuse, align_up(size, WORD))
             self._names[name] = s
+        # Not before the mutex is released: user space may need a new cache to answer.
+        self.sysfs.uevent(name)
         return s
+
+    def _add_cache(self, s: KmemCache) -> None:
+        """A new cache is one of all. Caller holds slab_mutex."""
+        self._slab_caches.append(s)
+        self.sysfs.add(s)
+
+    def late_init(self) -> None:
+        """Late in the boot: sysfs is there (``slab_sysfs_init``). May sleep."""
+        with self._slab_mutex:
+            self.sysfs.init(self._slab_caches)
 
     @staticmethod
     def _check(name: object, size: object, align: object, flags: object, ctor: object) -> None:
@@ -322,6 +340,32 @@ class SlabCommon:
         if s.layout is not None:
             self.debug.check.tracks.set_orig_size(s.layout, address, s.object_size)
 
+    # -- CPUs that go
+
+    def cpu_dead(self, cpu: int) -> None:
+        """
+        CPU *cpu* goes: the nodes get its slabs of all caches (``slub_cpu_dead``). May sleep.
+
+        The model's CPUs stay. One that is used again takes new slabs.
+
+        Raises:
+            BadArgument: there is no such CPU.
+        """
+        if not 0 <= _whole_number("cpu", cpu) < self._rt.nr_cpus:
+            raise BadArgument(f"cpu: there is no CPU {cpu}, only 0 to {self._rt.nr_cpus - 1}")
+        with self._cpu_hotplug_lock.write(), self._slab_mutex:
+            for s in self._slab_caches:
+                if s.is_up:
+                    self._cpu_dead(s, cpu)
+
+    def _cpu_dead(self, s: KmemCache, cpu: int) -> None:
+        """
+        One cache of a CPU that goes. Caller holds slab_mutex.
+
+        Its node keeps its lists, also when this was the last CPU there: others use the node's memory.
+        """
+        self.cpu_slabs.flush_cpu(s, cpu)
+
     # -- destroy
 
     def destroy(self, s: KmemCache, name: str | None = None) -> None:
@@ -331,28 +375,20 @@ class SlabCommon:
         self._rt.smp_processor_id()  # slabs are freed here: only on a CPU, or nothing happens
         if s.flags & SLAB_TYPESAFE_BY_RCU:
             self.rcu.check_may_wait("kmem_cache_destroy")
-        with self._slab_mutex:
+        with self._cpu_hotplug_lock.read(), self._slab_mutex:
             s.check_alive()
             if name is not None and self._names.get(name) is not s:
                 raise BadArgument(f"name: cache {s.name} has no name {name!r}")
             if s.refcount > 1:
                 self._drop_name(s, name or s.aliases[-1])
                 return
-            # Sampled here: once the mutex is released, somebody else may be done with the cache.
+            # Both sampled here: once the mutex is released, somebody else may be done with the cache.
             # Since Linux kernel commit d71608a87736 ("mm/slab_common: fix possible double free of
             # kmem_cache") (in v6.0).
             rcu_set = bool(s.flags & SLAB_TYPESAFE_BY_RCU)
-            self._shrink(s)
-            if any(n.nr_slabs for n in s.node):
-                raise self.debug.validate.objects_remaining(s)
-            s.refcount = 0
-            self._slab_caches.remove(s)
-            for c in s.cpu_slab.all():
-                self.destroyed_events.update(c.all_events())
-            del self._names[s.name]
-        if rcu_set:
-            self._wait_for_slabs()
-        self._release(s)
+            in_sysfs = self.sysfs.is_up
+            self._shutdown(s)
+        self._finish(s, rcu_set, in_sysfs)
 
     def _drop_name(self, s: KmemCache, name: str) -> None:
         """One of several merged caches goes. Caller holds slab_mutex."""
@@ -362,6 +398,35 @@ class SlabCommon:
             s.name = s.aliases[0]
         s.aliases.remove(name if name in s.aliases else s.name)
 
+    def _shutdown(self, s: KmemCache) -> None:
+        """Take a cache without objects out of everything (``shutdown_cache``). Caller holds slab_mutex."""
+        self._shrink(s)
+        if any(n.nr_slabs for n in s.node):
+            raise self.debug.validate.objects_remaining(s)
+        s.refcount = 0
+        self._slab_caches.remove(s)
+        for c in s.cpu_slab.all():
+            self.destroyed_events.update(c.all_events())
+        self._remove_name(s.name)
+
+    def _remove_name(self, name: str) -> None:
+        """From here on a new cache may have it. Caller holds slab_mutex."""
+        del self._names[name]
+
+    def _finish(self, s: KmemCache, rcu_set: bool, in_sysfs: bool) -> None:
+        """
+        The end of a cache that nobody finds any more.
+
+        Args:
+            rcu_set: a grace period may keep slabs of it.
+            in_sysfs: it has a directory.
+        """
+        if rcu_set:
+            self._wait_for_slabs()
+        if in_sysfs:
+            self.sysfs.release(s)
+        self._release(s)
+
     def _wait_for_slabs(self) -> None:
         """Until every slab that a grace period keeps has been freed; they point to their cache."""
         # Since Linux kernel commit 7ed9f7e5db58 ("fix RCU-callback-after-kmem_cache_destroy problem
@@ -369,7 +434,11 @@ class SlabCommon:
         self.rcu.rcu_barrier()
 
     def _release(self, s: KmemCache) -> None:
+        """Give back what the cache is made of (``kmem_cache_release``). Its memory may be anybody's then."""
+        if s.cpu_slab.of(0) is self._dead_cpu_slab:
+            raise DoubleFree(f"kmem_cache: {s.name} has been released already")
         self._rt.free_percpu(s.cpu_slab, self._dead_cpu_slab)
+        s.flags = 0
 
 
 def _whole_number(name: str, value: object) -> int:

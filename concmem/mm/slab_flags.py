@@ -31,7 +31,10 @@ SLAB_NO_MERGE: Final = 0x0100_0000
 SLAB_FAILSLAB: Final = 0x0200_0000
 """Fault injection may fail allocations, if it is told to fail those of such caches only."""
 SLAB_ACCOUNT: Final = 0x0400_0000
-"""Objects are charged to the control group (which is not modelled: the flag keeps caches apart)."""
+"""
+Objects are charged to the control group, which is not modelled: the flag keeps caches apart, and their
+objects can have tags (:mod:`concmem.mm.slab_obj_ext`).
+"""
 
 FLAG_NAMES: Final = {
     SLAB_CONSISTENCY_CHECKS: "SLAB_CONSISTENCY_CHECKS",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from concmem.mm import gfp as gfp_flags
 from concmem.mm.memory import pfn_to_virt
 from concmem.mm.page import OBJECTS_SHIFT, PAGE_TYPE_NONE, PAGE_TYPE_SLAB
-from concmem.mm.slab_flags import SLAB_TYPESAFE_BY_RCU
+from concmem.mm.slab_flags import SLAB_ACCOUNT, SLAB_TYPESAFE_BY_RCU
 from concmem.units import PAGE_SHIFT
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from concmem.mm.page import Page
     from concmem.mm.page_alloc import PageAllocator
     from concmem.mm.rcu import Rcu
-    from concmem.runtime.api import Runtime, Words
+    from concmem.mm.slab_obj_ext import SlabObjExts
+    from concmem.runtime.api import Pair, Runtime, Words
 
 _GFP_RECLAIM_MASK = (
     gfp_flags.RECLAIM
@@ -53,6 +54,7 @@ class SlabPages:
         page_alloc: PageAllocator,
         rcu: Rcu,
         check: SlubCheck,
+        obj_exts: SlabObjExts,
         kasan: Kasan | None = None,
     ) -> None:
         self._rt = rt
@@ -62,6 +64,7 @@ class SlabPages:
         self._page_alloc = page_alloc
         self._slabs = page_alloc.mem_map.slabs
         self._rcu = rcu
+        self.obj_exts = obj_exts
 
     # -- a new slab
 
@@ -120,8 +123,10 @@ class SlabPages:
         slab.s_mem = s_mem
         # A pair of its own, for good: a reader that comes late must find something to compare.
         if not hasattr(slab, "freelist_counters"):
-            slab.freelist_counters = self._rt.pair(0, 0, "slab->freelist_counters")
+            slab.freelist_counters = self._make_counters(slab)
         slab.freelist_counters.set(addresses[0], objects << OBJECTS_SHIFT)
+        if s.flags & SLAB_ACCOUNT:
+            slab.obj_exts = self._rt.atomic(0, "slab->obj_exts")
         first = base >> PAGE_SHIFT
         for number in range(first, first + (1 << order)):
             self._slabs[number] = slab
@@ -151,6 +156,10 @@ class SlabPages:
             ctor(address)
         finally:
             self._kasan.poison_object(address, s.object_size)
+
+    def _make_counters(self, slab: Page) -> Pair:
+        """The words that all changes of *slab*'s free list exchange."""
+        return self._rt.pair(0, 0, "slab->freelist_counters")
 
     def _order_of(self, s: KmemCache, objects: int) -> Sequence[int]:
         """Indices of the objects in the order of a new free list (``shuffle_freelist``)."""
@@ -191,6 +200,8 @@ class SlabPages:
 
     def _free_slab(self, s: KmemCache, slab: Page) -> None:
         """To the buddy system (``__free_slab``)."""
+        if s.flags & SLAB_ACCOUNT:
+            self.obj_exts.free_slab_obj_exts(slab)
         order = slab.order
         first = pfn_to_virt(slab.pfn) >> PAGE_SHIFT
         for number in range(first, first + (1 << order)):

@@ -226,7 +226,12 @@ class CpuSlabs:
     def flush_all(self, s: KmemCache) -> None:
         """Flush every CPU, on that CPU, and wait for it. May sleep."""
         self._rt.might_sleep()
-        for cpu, c in enumerate(s.cpu_slab.all()):
-            # No lock: who takes a slab meanwhile has it after the flush, as if it came later.
-            if c.page is not None or c.partial is not None:
-                self._rt.call_on_any(cpu, lambda: self.flush_cpu_slab(s))
+        for cpu in range(len(s.cpu_slab.all())):
+            self.flush_cpu(s, cpu)
+
+    def flush_cpu(self, s: KmemCache, cpu: int) -> None:
+        """Flush CPU *cpu*, on that CPU, and wait for it. May sleep."""
+        c = s.cpu_slab.of(cpu)
+        # No lock: who takes a slab meanwhile has it after the flush, as if it came later.
+        if c.page is not None or c.partial is not None:
+            self._rt.call_on_any(cpu, lambda: self.flush_cpu_slab(s))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from concmem import explore
 from concmem.machine import Machine
 from concmem.mm.page import Page
 from concmem.mm.zone import Zone
@@ -306,3 +307,18 @@ def test_two_reserved_blocks_side_by_side() -> None:
         assert on_cpu(m, zone.unreserve_highatomic_pageblock, 1, True)
         assert zone.nr_reserved_highatomic == 0
         m.verify()
+
+
+def test_a_block_that_changes_its_type_is_not_missed() -> None:
+    """Two CPUs allocate when the only page block is retyped for the first of them; both get their page."""
+
+    def program(rt: explore.ControlledRuntime) -> explore.Program:
+        m = Machine(memory="2M", pagesets=False, runtime=rt)
+
+        def body() -> None:
+            assert m.alloc_pages(3, UNMOVABLE) is not None
+
+        return explore.Program([body, body], verify=m.verify)
+
+    outcome = explore.check(program, "pb", 50, seed=0, shrink=False)
+    assert outcome.failure is None, outcome.failure

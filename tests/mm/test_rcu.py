@@ -10,7 +10,6 @@ import pytest
 from concmem.errors import BadArgumentType, LockMisuse, NotACpu, SleepInAtomic
 from concmem.machine import Machine
 from concmem.mm.kmem_cache import KmemCache
-from concmem.mm.slab_common import SlabCommon
 from concmem.mm.slab_flags import SLAB_TYPESAFE_BY_RCU
 
 from .helpers import WAIT, nr_buddy_pages, nr_managed, on_cpu
@@ -355,35 +354,6 @@ def test_destroy_waits_for_slabs(m: Machine) -> None:
     assert destroys_while_a_reader_is_inside(m) == 0
     on_cpu(m, m.drain_all_pages)
     assert nr_buddy_pages(m) == nr_managed(m)
-
-
-class _WaitsForNothing(SlabCommon):
-    """7ed9f7e5db58: no rcu_barrier before the cache goes."""
-
-    def _wait_for_slabs(self) -> None:
-        pass
-
-
-def test_a_destroy_that_does_not_wait_is_found() -> None:
-    """Slabs that still lead to the cache are left."""
-    with Machine(
-        cpus=2, memory="16M", slab_merge=False, classes={SlabCommon: _WaitsForNothing}
-    ) as m:
-        s, address = emptied(m, SLAB_TYPESAFE_BY_RCU)
-        inside, done = Signal(m), Signal(m)
-
-        def reading() -> None:
-            inside.send()
-            done.wait()
-
-        def destroys() -> int:
-            inside.wait()
-            s.free(address)
-            s.destroy()
-            done.send()
-            return len(m.mem_map.slabs)
-
-        assert (m.run([destroys, in_reader(m, 1, reading)])[0] or 0) > 0
 
 
 def test_readers_find_objects_of_the_right_type() -> None:

@@ -8,11 +8,17 @@ from typing import Any
 
 import pytest
 
-from concmem.errors import BadArgument, CacheBusy, CacheDestroyed, SleepInAtomic
+from concmem.errors import (
+    BadArgument,
+    CacheBusy,
+    CacheDestroyed,
+    DoubleFree,
+    KernelBug,
+    SleepInAtomic,
+)
 from concmem.machine import Machine
 from concmem.mm.kmem_cache import KmemCache
 from concmem.mm.page import Page
-from concmem.mm.slab_common import SlabCommon
 from concmem.mm.slab_flags import (
     SLAB_ACCOUNT,
     SLAB_CACHE_DMA,
@@ -23,6 +29,7 @@ from concmem.mm.slab_flags import (
     SLAB_RECLAIM_ACCOUNT,
     SLAB_TYPESAFE_BY_RCU,
 )
+from concmem.mm.slab_sysfs import SlabSysfs
 
 from .helpers import nr_buddy_pages, nr_managed, on_cpu
 from .slab_helpers import create, nr_live, picture
@@ -327,53 +334,6 @@ def test_shrink_sorts_and_discards() -> None:
         m.verify()
 
 
-class _FreesInBetween(SlabCommon):
-    """Has CPU 1 free an object between two looks at the same slab."""
-
-    in_between: list[Any]
-
-    def _let_cpu_1_free(self) -> None:
-        m, s, addresses = self.in_between
-        if addresses:
-            on_cpu(m, s.free, addresses.pop(), cpu=1)
-
-
-class _Correct(_FreesInBetween):
-    def _promote(self, promote: list[list[Page]], free: int, slab: Page) -> None:  # type: ignore[override]
-        self._let_cpu_1_free()
-        super()._promote(promote, free, slab)
-
-
-class _RereadsInuse(_FreesInBetween):
-    """The double fetch that "Do not reread slab->inuse" warns of."""
-
-    def _promote(self, promote: list[list[Page]], free: int, slab: Page) -> None:  # type: ignore[override]
-        self._let_cpu_1_free()
-        super()._promote(promote, self._nr_free(slab), slab)
-
-
-def shrink_while_another_cpu_frees(cls: type[_FreesInBetween]) -> None:
-    """A slab with 32 free objects, the most that are sorted, gets one more meanwhile."""
-    with Machine(cpus=2, memory="16M", slab_merge=False, classes={SlabCommon: cls}) as m:
-        s = create(m, size=64)
-        (slab,) = slabs_with_free(m, s, [32])
-        m.slab.in_between = [m, s, [next(iter(slab.owners))]]  # type: ignore[attr-defined]
-        on_cpu(m, s.shrink)
-        assert slab.inuse == 31
-        m.verify()
-
-
-def test_shrink_reads_inuse_once() -> None:
-    """A free that needs no lock, in the middle of it, does no harm."""
-    shrink_while_another_cpu_frees(_Correct)
-
-
-def test_a_shrink_that_rereads_inuse_is_found() -> None:
-    """It would put the slab past the end of the table."""
-    with pytest.raises(IndexError):
-        shrink_while_another_cpu_frees(_RereadsInuse)
-
-
 def test_shrink_while_others_work() -> None:
     """Shrinks and flushes go on beside allocations on all CPUs."""
     with Machine(cpus=4, memory="32M", runtime="jitter", seed=7, slab_merge=False) as m:
@@ -426,3 +386,70 @@ def test_nothing_that_sleeps_in_an_interrupt(m: Machine) -> None:
         with pytest.raises(SleepInAtomic):
             m.call_on(0, use)
     on_cpu(m, cache.destroy)
+
+
+def test_a_cpu_that_goes(m: Machine) -> None:
+    """The nodes get its slabs of all caches, and only its; used again it takes new ones."""
+    caches = [create(m, name, size) for name, size in (("one", 640), ("two", 1280), ("idle", 2560))]
+
+    def body() -> None:
+        for cache in caches[:2]:
+            assert cache.alloc() is not None
+
+    for cpu in (0, 1):
+        on_cpu(m, body, cpu=cpu)
+    on_cpu(m, m.slab.cpu_dead, 1)
+    assert [[c.page is None for c in cache.cpu_slab.all()[:2]] for cache in caches[:2]] == [
+        [False, True],
+        [False, True],
+    ]
+    assert not caches[2].is_up
+    for bad in (2, -1, "1", True):
+        with pytest.raises(BadArgument, match="cpu: "):
+            on_cpu(m, m.slab.cpu_dead, bad)
+    m.verify()
+    on_cpu(m, body, cpu=1)
+    m.verify()
+
+
+def test_user_space_is_told_of_new_caches(m: Machine) -> None:
+    """By their creator, who holds nothing then: the helper may make caches, too."""
+    told: list[str] = []
+
+    def helper(name: str) -> None:
+        told.append(name)
+        if name == "objects":
+            m.kmem_cache_create("of-the-helper", 64)
+
+    m.slab.sysfs.uevent_helper = helper
+    m.kmem_cache_create("objects", 64)
+    assert told == ["objects", "of-the-helper"]
+
+
+def test_directories_in_sysfs(m: Machine) -> None:
+    """Each cache has one, those of the boot included, until it is destroyed; only what has one can drop it."""
+    s = create(m, "objects", 640)
+    for cache in m.slab.caches():
+        if cache is not s:
+            m.slab.sysfs.release(cache)  # was there
+    on_cpu(m, s.destroy)
+    with pytest.raises(KernelBug, match="'objects': is not initialized, yet kobject_put"):
+        m.slab.sysfs.release(s)
+
+
+def test_a_cache_that_goes_before_sysfs_comes(m: Machine) -> None:
+    """It has no directory, and drops none."""
+    m.slab.sysfs = SlabSysfs(m.runtime)
+    early, late = create(m, "early", 640), create(m, "late", 1280)
+    on_cpu(m, early.destroy)
+    on_cpu(m, m.slab.late_init)
+    on_cpu(m, late.destroy)
+    assert m.slab.sysfs.is_up
+
+
+def test_a_cache_is_released_once(m: Machine) -> None:
+    """What it is made of is poisoned then."""
+    s = create(m, "objects", 640)
+    on_cpu(m, s.destroy)
+    with pytest.raises(DoubleFree, match="objects has been released already"):
+        m.slab._release(s)

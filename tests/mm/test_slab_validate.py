@@ -254,6 +254,17 @@ def test_more_objects_than_fit(w: Setup) -> None:
     reports(w, "has more objects than fit")
 
 
+def test_a_colour_that_there_is_not(w: Setup) -> None:
+    """Two colours; a third one would fit, but is not to be used."""
+    s = w.m.kmem_cache_create("coloured", 8160)
+    assert s.colour == 2
+    on_cpu(w.m, s.alloc)
+    page = s.cpu_slab.of(0).page
+    assert page is not None
+    page.s_mem += s.colour * s.colour_off
+    reports(w, "has a colour that the cache does not have")
+
+
 def test_count_of_free_objects(w: Setup) -> None:
     """inuse that disagrees with the free list."""
     assert w.partial.inuse == 2

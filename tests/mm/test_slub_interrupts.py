@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from concmem.bugs import find_bug
+from concmem.bugs.bug import Classes
 from concmem.errors import ConcmemError
 from concmem.machine import Machine
 from concmem.mm.debug.validate_slab import validate_slabs
 from concmem.mm.gfp import GFP_ATOMIC
 from concmem.mm.kmem_cache import KmemCache
 from concmem.mm.kmem_cache_cpu import KmemCacheCpu
-from concmem.mm.local_lock import LocalLock
 from concmem.mm.page import Page
 from concmem.mm.slub_alloc import SlubAlloc
 from concmem.mm.slub_bulk import SlubBulk
@@ -276,7 +277,7 @@ def may_wait(cpu: Cpu) -> bool:
 
 @contextmanager
 def booted(
-    classes: dict[type, type] | None = None,
+    classes: Classes | None = None,
     runtime: type[PointRuntime] = PointRuntime,
     **options: Any,
 ) -> Iterator[Machine]:
@@ -393,21 +394,9 @@ SEEDS = 8
 
 # -- planted bugs
 
-
-class _IgnoresTid(FreeThisCpuPair):
-    """Compares the head of the free list only, as the reverted fast path of 2008 did."""
-
-    __slots__ = ()
-
-    def try_cmpxchg(
-        self, old_first: int, old_second: int, new_first: int, new_second: int, /
-    ) -> bool:
-        return super().try_cmpxchg(old_first, self.second, new_first, new_second)
-
-
-class _IgnoresTidRuntime(PointRuntime):
-    def this_cpu_pair(self, first: int, second: int, name: str) -> api.Pair:
-        return _JitterPair(_IgnoresTid(first, second, name), self.hesitate)
+_BULK_KEEPS_TID = find_bug("bulk-keeps-tid").replaces[SlubBulk]
+_CPU_PARTIAL_UNLOCKED = find_bug("cpu-partial-unlocked").replaces[KmemCacheCpu]
+_NO_RECHECK = find_bug("cpu-slab-not-rechecked").replaces[SlubAlloc]
 
 
 class _StrictPair(FreeThisCpuPair):
@@ -443,42 +432,6 @@ class _StrictRuntime(PointRuntime):
         return _JitterPair(_StrictPair(first, second, name), self.hesitate)  # type: ignore[arg-type]
 
 
-class _BulkWithoutTid(SlubBulk):
-    """The bulk allocation before fd4d9c7d0c71."""
-
-    @staticmethod
-    def _store_freelist(c: KmemCacheCpu, freelist: int) -> None:
-        c.freelist_tid.first = freelist
-
-
-class _NoLock(LocalLock):
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-class _UnlockedPartial(KmemCacheCpu):
-    """The CPU partial list changes with interrupts enabled."""
-
-    __slots__ = ()
-
-    def __init__(self, rt: api.Runtime, offset: int) -> None:
-        super().__init__(rt, offset)
-        self.lock = _NoLock(rt)
-
-
-class _NoRecheck(SlubAlloc):
-    """Believes what it saw before it had the CPU's lock."""
-
-    @staticmethod
-    def _recheck_cpu_slab(c: KmemCacheCpu, slab: Page) -> bool:
-        return True
-
-
 class _NoRetry(SlubAlloc):
     """Installs a slab although an interrupt has installed one."""
 
@@ -503,7 +456,7 @@ class _PopsWithoutLooking(SlubAlloc):
 
 def test_a_fast_path_that_ignores_the_tid_is_found() -> None:
     """The free list looks the same again, but the second object on it is another's by now."""
-    with booted(runtime=_IgnoresTidRuntime) as m:
+    with booted(classes=find_bug("fastpath-ignores-tid").replaces) as m:
         assert explore(m, some_free, alloc, alloc_alloc_free).failure
 
 
@@ -522,17 +475,17 @@ def test_a_bulk_allocation_that_leaves_the_tid_is_found() -> None:
     All that puts an object on a free list has a new tid, so no interrupt makes use of it; the rule
     itself is checked.
     """
-    with booted(runtime=_StrictRuntime, classes={SlubBulk: _BulkWithoutTid}) as m:
+    with booted(runtime=_StrictRuntime, classes={SlubBulk: _BULK_KEEPS_TID}) as m:
         assert "without a new tid" in explore(m, some_free, alloc_bulk, flush_in_between).failure
 
 
 @pytest.mark.parametrize(
     ("cls", "bug", "state", "operation", "interruption"),
     [
-        (KmemCacheCpu, _UnlockedPartial, cpu_partial, free_oldest, flush_in_between),
-        (KmemCacheCpu, _UnlockedPartial, cpu_partial, free_oldest, much),
-        (SlubAlloc, _NoRecheck, some_free, alloc_bulk, flush_in_between),
-        (SlubAlloc, _NoRecheck, all_used, alloc, flush_in_between),
+        (KmemCacheCpu, _CPU_PARTIAL_UNLOCKED, cpu_partial, free_oldest, flush_in_between),
+        (KmemCacheCpu, _CPU_PARTIAL_UNLOCKED, cpu_partial, free_oldest, much),
+        (SlubAlloc, _NO_RECHECK, some_free, alloc_bulk, flush_in_between),
+        (SlubAlloc, _NO_RECHECK, all_used, alloc, flush_in_between),
         (SlubAlloc, _NoRetry, all_used, alloc, much),
         (SlubAlloc, _NoRetry, node_partial, alloc, alloc_alloc_free),
         (SlubAlloc, _PopsWithoutLooking, cpu_partial, alloc, flush_in_between),

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from concmem.bugs import find_bug
 from concmem.errors import SlabError
 from concmem.machine import Machine
 from concmem.mm.gfp import GFP_ATOMIC, GFP_KERNEL, MEMALLOC, NOWARN
 from concmem.mm.kmem_cache import KmemCache
-from concmem.mm.kmem_cache_node import KmemCacheNode
 from concmem.mm.page import Page
 
 from .helpers import free_all, nr_buddy_pages, nr_managed, on_cpu, take_all
@@ -523,21 +523,10 @@ def test_slabs_with_one_object(m: Machine) -> None:
     single_objects(m)
 
 
-class _WrongList(KmemCacheNode):
-    """6fbabb20faa4: a slab that becomes empty is taken off the partial list, also if it was full."""
-
-    __slots__ = ()
-
-    def remove_full(self, slab: Page) -> None:
-        if slab.inuse:
-            super().remove_full(slab)
-        else:
-            self.remove_partial(slab)
-
-
 def test_an_empty_slab_taken_off_the_wrong_list_is_found() -> None:
     """It is found as soon as a slab has one object, and only then."""
-    with Machine(cpus=2, memory="32M", slab_merge=False, classes={KmemCacheNode: _WrongList}) as m:
+    classes = find_bug("empty-slab-wrong-list").replaces
+    with Machine(cpus=2, memory="32M", slab_merge=False, classes=classes) as m:
         s = create(m, "more", 8192)
         give(m, s, take(m, s, 5 * N))
         m.verify()

@@ -201,6 +201,10 @@ def _check_slab(
     objects = {slab.s_mem + i * s.size for i in range(slab.objects)}
     if max(objects) + s.size - s.red_left_pad > pfn_to_virt(slab.pfn + (1 << slab.order)):
         raise SlabError(f"{where} has more objects than fit")
+    # Two slabs of the same colour are all right: it is chosen without a lock.
+    colours = range(0, s.colour * s.colour_off or 1, s.colour_off)
+    if slab.s_mem - pfn_to_virt(slab.pfn) not in colours:
+        raise SlabError(f"{where} has a colour that the cache does not have")
     free = _walk(s, where, slab.freelist, objects, memory)
     if len(free) != slab.objects - slab.inuse:
         raise SlabError(f"{where} has {len(free)} objects on its free list")
