@@ -42,6 +42,7 @@ from concmem.mm.vmap_block import VmapBlocks
 from concmem.mm.vmap_node import VmapNode
 from concmem.mm.vmap_space import VmapSpace
 from concmem.mm.vmstat import VmEvents
+from concmem.mm.wait_table import WaitTable
 from concmem.mm.watermark import lowmem_reserve, min_free_kbytes, zone_watermarks
 from concmem.mm.workqueue import WorkQueue
 from concmem.mm.zone import Zone
@@ -74,6 +75,7 @@ REPLACEABLE = (
     VmapBlocks,
     VmapNode,
     VmapSpace,
+    WaitTable,
     WorkQueue,
     Zone,
     *SLAB_REPLACEABLE,
@@ -157,7 +159,7 @@ class Kernel:
         """Share memory and CPUs out to nodes, and each node's memory to zones."""
         rt, nr_nodes = self._rt, self._config.nodes
         zone_class = self._make(Zone)
-        pagesets, free_areas = self._make(PerCpuPageset), self._make(FreeArea)
+        parts = self._make(PerCpuPageset), self._make(FreeArea), self._make(WaitTable)
         block = 1 << MAX_PAGE_ORDER
         share = max(block, nr_pages // nr_nodes & -block) if nr_nodes > 1 else nr_pages
         nodes = []
@@ -170,9 +172,7 @@ class Kernel:
                 first = min(max(start, zone_start), end)
                 last = min(max(first, min(end, zone_end)), end)
                 nr_zone_pages = max(0, last - first)
-                zones.append(
-                    zone_class(rt, self.mem_map, index, first, nr_zone_pages, pagesets, free_areas)
-                )
+                zones.append(zone_class(rt, self.mem_map, index, first, nr_zone_pages, *parts))
             cpus = tuple(cpu for cpu in range(rt.nr_cpus) if cpu * nr_nodes // rt.nr_cpus == number)
             nodes.append(self._make(PgData)(rt, number, tuple(zones), cpus))
         return nodes
