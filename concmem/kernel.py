@@ -22,6 +22,7 @@ from concmem.mm.kmem_cache import FreelistOptions
 from concmem.mm.log import KernelLog
 from concmem.mm.mem_map import MemMap
 from concmem.mm.memory import Memory
+from concmem.mm.memory_hotplug import MemoryHotplug
 from concmem.mm.mempool import Mempool
 from concmem.mm.mempool_create import Mempools
 from concmem.mm.mm_struct import MmStruct
@@ -61,6 +62,7 @@ REPLACEABLE = (
     FreeArea,
     Kmalloc,
     MemMap,
+    MemoryHotplug,
     Mempool,
     MmStruct,
     PageAllocator,
@@ -117,6 +119,7 @@ class Kernel:
         self.zones = [zone for node in self.nodes for zone in node.node_zones if zone.present_pages]
         self.mem_map.zones = self.zones
         self.drain = self._make(Drain)(rt, self.zones, self.events)
+        self.hotplug = self._make(MemoryHotplug)(rt, self.mem_map, self.drain.drain_all_pages)
         self.cma = self._reserve_cma()
         self._free_all_memory()
         self._setup_watermarks()

@@ -81,6 +81,8 @@ class Machine:
             mempool_create_kmalloc_pool(min_nr, size), mempool_create_page_pool(min_nr, order): a
             :class:`~concmem.mm.mempool.Mempool`: ``alloc(gfp, timeout=)``, ``free(element)``,
             ``resize(min_nr)``, ``destroy()``. On a CPU.
+        offline_pages(start_pfn, nr_pages), online_pages(start_pfn, nr_pages): put page blocks aside if they
+            are free, and back. On a CPU; may sleep.
         slab: the caches: ``caches()``, newest first, and ``find(name)``.
         rcu: ``read_lock()``, ``read_unlock()``, ``call_rcu(function)``, ``synchronize_rcu()``,
             ``rcu_barrier()``.
@@ -164,6 +166,8 @@ class Machine:
         self.nodes = kernel.nodes
         self.zones = kernel.zones
         self.cma = kernel.cma
+        self.offline_pages = kernel.hotplug.offline_pages
+        self.online_pages = kernel.hotplug.online_pages
         self.min_free_kbytes = kernel.min_free_kbytes
         self.reclaim = kernel.reclaim
         self.workqueue = kernel.workqueue
