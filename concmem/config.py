@@ -33,6 +33,7 @@ class MachineConfig:
     slab_merge: bool = True
     freelist_random: bool = False
     freelist_hardened: bool = False
+    cpusets: bool = False
     classes: Mapping[type, type] = field(default_factory=dict)
 
     @classmethod
@@ -50,6 +51,7 @@ class MachineConfig:
         slab_merge: bool = True,
         freelist_random: bool = False,
         freelist_hardened: bool = False,
+        cpusets: bool = False,
     ) -> MachineConfig:
         """
         The checked configuration.
@@ -70,6 +72,7 @@ class MachineConfig:
             slab_merge=slab_merge,
             freelist_random=freelist_random,
             freelist_hardened=freelist_hardened,
+            cpusets=cpusets,
             classes=classes or {},
         )
         config._check_memory()

@@ -11,6 +11,7 @@ from typing import TypeVar, cast
 from concmem.config import MachineConfig
 from concmem.errors import BadArgument
 from concmem.mm.cma import CmaArea, reserve_cma
+from concmem.mm.cpuset import Cpusets
 from concmem.mm.debug.validate import validate_pages
 from concmem.mm.debug.validate_mm import validate_processes
 from concmem.mm.debug.validate_slab import validate_slabs
@@ -58,6 +59,7 @@ ZONE_END_PFNS = (16 << 20 >> PAGE_SHIFT, 4 << 30 >> PAGE_SHIFT, 1 << 52)
 
 REPLACEABLE = (
     CmaArea,
+    Cpusets,
     Drain,
     FreeArea,
     Kmalloc,
@@ -124,6 +126,7 @@ class Kernel:
         self._free_all_memory()
         self._setup_watermarks()
         self.reclaim = self._make(Reclaim)(rt, self.events)
+        self.cpusets = self._make(Cpusets)(rt, self.nodes) if self._config.cpusets else None
         self.page_alloc = self._page_alloc_init()
         for node in self.nodes:
             self.reclaim.start_kswapd(node)
@@ -219,6 +222,7 @@ class Kernel:
         page_alloc = self._make(PageAllocator)(
             self._rt, self.memory, self.mem_map, self.nodes, self.events
         )
+        page_alloc.cpusets = self.cpusets
         page_alloc.slow_path = self._make(SlowPath)(
             self._rt, page_alloc, self.reclaim, self.log, self.drain.try_drain_all_pages
         )

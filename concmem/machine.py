@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -66,6 +66,7 @@ class Machine:
         slab_merge: False keeps every cache by itself (``slab_nomerge``).
         freelist_random: the objects of a new slab come in random order.
         freelist_hardened: free pointers are stored encoded.
+        cpusets: allow `set_mems_allowed`; every allocation then asks where it may allocate from.
         classes: replacements for classes of the model (`REPLACEABLE`), ``{Zone: MyZone}``.
 
     Attributes, besides the methods (GFP flags are in :mod:`concmem.mm.gfp`):
@@ -124,6 +125,7 @@ class Machine:
         slab_merge: bool = True,
         freelist_random: bool = False,
         freelist_hardened: bool = False,
+        cpusets: bool = False,
         classes: Mapping[type, type] | None = None,
     ) -> None:
         if isinstance(runtime, Runtime):
@@ -143,6 +145,7 @@ class Machine:
             slab_merge=slab_merge,
             freelist_random=freelist_random,
             freelist_hardened=freelist_hardened,
+            cpusets=cpusets,
             classes=classes,
         )
         self.seed = seed
@@ -283,6 +286,12 @@ class Machine:
     def drain_all_pages(self) -> None:
         """Empty all per-CPU page sets. May sleep."""
         self.kernel.drain.drain_all_pages()
+
+    def set_mems_allowed(self, cpu: int, nodes: Iterable[int]) -> None:
+        """Have CPU *cpu* allocate from *nodes* only, from now on. On a CPU."""
+        if self.kernel.cpusets is None:
+            raise BadArgument("cpusets: this machine has none; boot it with cpusets=True")
+        self.kernel.cpusets.set_mems_allowed(cpu, nodes)
 
     def register_shrinker(self, shrinker: Shrinker) -> None:
         """Have *shrinker* asked for memory when it is short."""
