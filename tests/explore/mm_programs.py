@@ -12,6 +12,7 @@ from concmem.mm import gfp
 from concmem.mm.mm_state import STACK_TOP, STACK_VM_PAGES
 from concmem.mm.process_statistics import user_statistics
 from concmem.mm.reclaim import Shrinker
+from concmem.units import PAGEBLOCK_NR_PAGES
 from concmem.workloads import WORKLOADS
 from concmem.workloads.hunting import hunting_program
 
@@ -91,6 +92,19 @@ def contiguous(m: Machine) -> tuple[list[Any], Callable[[], None]]:
         page = m.cma_alloc(8)
         if page is not None:
             m.cma_release(page, 8)
+
+    return [body, body], nothing
+
+
+@program
+def offline(m: Machine) -> tuple[list[Any], Callable[[], None]]:
+    """Page blocks that go offline and come back, while pages of theirs are used."""
+
+    def body() -> None:
+        page = m.alloc_pages(4)
+        m.free_pages(page, 4)
+        if m.offline_pages(PAGEBLOCK_NR_PAGES, PAGEBLOCK_NR_PAGES):
+            m.online_pages(PAGEBLOCK_NR_PAGES, PAGEBLOCK_NR_PAGES)
 
     return [body, body], nothing
 
