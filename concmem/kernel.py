@@ -26,6 +26,7 @@ from concmem.mm.memory import Memory
 from concmem.mm.memory_hotplug import MemoryHotplug
 from concmem.mm.mempool import Mempool
 from concmem.mm.mempool_create import Mempools
+from concmem.mm.min_free import MinFree
 from concmem.mm.mm_struct import MmStruct
 from concmem.mm.node import PgData
 from concmem.mm.page_alloc import PageAllocator
@@ -45,7 +46,6 @@ from concmem.mm.vmap_node import VmapNode
 from concmem.mm.vmap_space import VmapSpace
 from concmem.mm.vmstat import VmEvents
 from concmem.mm.wait_table import WaitTable
-from concmem.mm.watermark import lowmem_reserve, min_free_kbytes, zone_watermarks
 from concmem.mm.workqueue import WorkQueue
 from concmem.mm.zone import Zone
 from concmem.runtime.api import Runtime
@@ -66,6 +66,7 @@ REPLACEABLE = (
     MemMap,
     MemoryHotplug,
     Mempool,
+    MinFree,
     MmStruct,
     PageAllocator,
     PageTable,
@@ -124,7 +125,9 @@ class Kernel:
         self.hotplug = self._make(MemoryHotplug)(rt, self.mem_map, self.drain.drain_all_pages)
         self.cma = self._reserve_cma()
         self._free_all_memory()
-        self._setup_watermarks()
+        self.min_free = self._make(MinFree)(
+            rt, self.nodes, self._config.min_free_kbytes, self._config.pagesets
+        )
         self.reclaim = self._make(Reclaim)(rt, self.events)
         self.cpusets = self._make(Cpusets)(rt, self.nodes) if self._config.cpusets else None
         self.page_alloc = self._page_alloc_init()
@@ -198,24 +201,6 @@ class Kernel:
         """Give every page but the first, which x86 keeps for itself, to the buddy system."""
         for zone in self.zones:
             zone.free_all(zone.zone_start_pfn or 1)
-
-    def _setup_watermarks(self) -> None:
-        """Reserve, watermarks and page set sizes (``init_per_zone_wmark_min``)."""
-        managed = sum(zone.managed_pages for zone in self.zones)
-        self.min_free_kbytes = self._config.min_free_kbytes or min_free_kbytes(managed * 4)
-        for node in self.nodes:
-            reserve = lowmem_reserve([zone.managed_pages for zone in node.node_zones])
-            for zone in node.node_zones:
-                if zone.managed_pages:
-                    marks = zone_watermarks(self.min_free_kbytes // 4, zone.managed_pages, managed)
-                    zone.setup_watermarks(
-                        marks,
-                        reserve[zone.index],
-                        len(node.cpus) or self._rt.nr_cpus,
-                        self._config.pagesets,
-                    )
-                else:
-                    zone.lowmem_reserve = tuple(reserve[zone.index])
 
     def _page_alloc_init(self) -> PageAllocator:
         """The page allocator, and what it does when memory is short."""

@@ -171,7 +171,6 @@ class Machine:
         self.cma = kernel.cma
         self.offline_pages = kernel.hotplug.offline_pages
         self.online_pages = kernel.hotplug.online_pages
-        self.min_free_kbytes = kernel.min_free_kbytes
         self.reclaim = kernel.reclaim
         self.workqueue = kernel.workqueue
         self.rcu = kernel.rcu
@@ -293,6 +292,15 @@ class Machine:
             raise BadArgument("cpusets: this machine has none; boot it with cpusets=True")
         self.kernel.cpusets.set_mems_allowed(cpu, nodes)
 
+    @property
+    def min_free_kbytes(self) -> int:
+        """The reserve that watermarks are made of."""
+        return self.kernel.min_free.kbytes
+
+    def set_min_free_kbytes(self, kbytes: int) -> None:
+        """Make watermarks and page set sizes anew (``vm.min_free_kbytes``). May sleep."""
+        self.kernel.min_free.set(kbytes)
+
     def register_shrinker(self, shrinker: Shrinker) -> None:
         """Have *shrinker* asked for memory when it is short."""
         self.reclaim.register_shrinker(shrinker)
@@ -373,7 +381,7 @@ class Machine:
                 for thread in [self.runtime.cpus[cpu]]
             ),
             events=self.events.sum(),
-            min_free_kbytes=self.min_free_kbytes,
+            min_free_kbytes=self.kernel.min_free.kbytes,
             locks=self.lock_statistics(),
             slabs=tuple(s.statistics() for s in self.slab.caches()),
             vmalloc=self.vm_areas.statistics(),

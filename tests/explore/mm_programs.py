@@ -110,6 +110,17 @@ def offline(m: Machine) -> tuple[list[Any], Callable[[], None]]:
 
 
 @program
+def reserve(m: Machine) -> tuple[list[Any], Callable[[], None]]:
+    """``vm.min_free_kbytes``, while pages are allocated."""
+
+    def body(kbytes: int) -> None:
+        m.set_min_free_kbytes(kbytes)
+        m.free_pages(m.alloc_pages(0))
+
+    return [partial(body, 300), partial(body, 600)], nothing
+
+
+@program
 def objects(m: Machine) -> tuple[list[Any], Callable[[], None]]:
     """One cache: objects given to the other CPU, flushes and shrinks."""
     cache = m.kmem_cache_create("objects", 1024)
