@@ -40,6 +40,7 @@ class MachineConfig:
     failslab: bool | str = False
     fail_page_alloc: bool | str = False
     kmemleak: bool = False
+    cpusets: bool = False
     classes: Mapping[type, type] = field(default_factory=dict)
 
     @classmethod
@@ -64,6 +65,7 @@ class MachineConfig:
         failslab: bool | str = False,
         fail_page_alloc: bool | str = False,
         kmemleak: object = False,
+        cpusets: bool = False,
     ) -> MachineConfig:
         """
         The checked configuration; what is for debugging is checked by what it is for, at boot.
@@ -91,6 +93,7 @@ class MachineConfig:
             failslab=failslab,
             fail_page_alloc=fail_page_alloc,
             kmemleak=_flag("kmemleak", kmemleak),
+            cpusets=cpusets,
             classes=classes or {},
         )
         config._check_memory()

@@ -11,6 +11,7 @@ from typing import TypeVar, cast
 from concmem.config import MachineConfig
 from concmem.errors import BadArgument
 from concmem.mm.cma import CmaArea, reserve_cma
+from concmem.mm.cpuset import Cpusets
 from concmem.mm.debug.debugging import DebugConfig, Debugging
 from concmem.mm.debug.kmemleak import Kmemleak
 from concmem.mm.debug.kmemleak_hooks import tracked
@@ -28,8 +29,10 @@ from concmem.mm.kmem_cache import FreelistOptions
 from concmem.mm.log import KernelLog
 from concmem.mm.mem_map import MemMap
 from concmem.mm.memory import Memory
+from concmem.mm.memory_hotplug import MemoryHotplug
 from concmem.mm.mempool import Mempool
 from concmem.mm.mempool_create import Mempools
+from concmem.mm.min_free import MinFree
 from concmem.mm.mm_struct import MmStruct
 from concmem.mm.node import PgData
 from concmem.mm.page_alloc import PageAllocator
@@ -49,7 +52,7 @@ from concmem.mm.vmap_block import VmapBlocks
 from concmem.mm.vmap_node import VmapNode
 from concmem.mm.vmap_space import VmapSpace
 from concmem.mm.vmstat import VmEvents
-from concmem.mm.watermark import lowmem_reserve, min_free_kbytes, zone_watermarks
+from concmem.mm.wait_table import WaitTable
 from concmem.mm.workqueue import WorkQueue
 from concmem.mm.zone import Zone
 from concmem.runtime.api import Runtime
@@ -63,12 +66,15 @@ ZONE_END_PFNS = (16 << 20 >> PAGE_SHIFT, 4 << 30 >> PAGE_SHIFT, 1 << 52)
 
 REPLACEABLE = (
     CmaArea,
+    Cpusets,
     Drain,
     FreeArea,
     Kmalloc,
     Kmemleak,
     MemMap,
+    MemoryHotplug,
     Mempool,
+    MinFree,
     MmStruct,
     PageAllocator,
     PagePoison,
@@ -83,6 +89,7 @@ REPLACEABLE = (
     VmapBlocks,
     VmapNode,
     VmapSpace,
+    WaitTable,
     WorkQueue,
     Zone,
     *SLAB_REPLACEABLE,
@@ -127,10 +134,14 @@ class Kernel:
         self.zones = [zone for node in self.nodes for zone in node.node_zones if zone.present_pages]
         self.mem_map.zones = self.zones
         self.drain = self._make(Drain)(rt, self.zones, self.events)
+        self.hotplug = self._make(MemoryHotplug)(rt, self.mem_map, self.drain.drain_all_pages)
         self.cma = self._reserve_cma()
         self._free_all_memory()
-        self._setup_watermarks()
+        self.min_free = self._make(MinFree)(
+            rt, self.nodes, self._config.min_free_kbytes, self._config.pagesets
+        )
         self.reclaim = self._make(Reclaim)(rt, self.events)
+        self.cpusets = self._make(Cpusets)(rt, self.nodes) if self._config.cpusets else None
         self.page_alloc = self._page_alloc_init()
         for node in self.nodes:
             self.reclaim.start_kswapd(node)
@@ -205,7 +216,7 @@ class Kernel:
         """Share memory and CPUs out to nodes, and each node's memory to zones."""
         rt, nr_nodes = self._rt, self._config.nodes
         zone_class = self._make(Zone)
-        pagesets, free_areas = self._make(PerCpuPageset), self._make(FreeArea)
+        parts = self._make(PerCpuPageset), self._make(FreeArea), self._make(WaitTable)
         block = 1 << MAX_PAGE_ORDER
         share = max(block, nr_pages // nr_nodes & -block) if nr_nodes > 1 else nr_pages
         nodes = []
@@ -218,9 +229,7 @@ class Kernel:
                 first = min(max(start, zone_start), end)
                 last = min(max(first, min(end, zone_end)), end)
                 nr_zone_pages = max(0, last - first)
-                zones.append(
-                    zone_class(rt, self.mem_map, index, first, nr_zone_pages, pagesets, free_areas)
-                )
+                zones.append(zone_class(rt, self.mem_map, index, first, nr_zone_pages, *parts))
             cpus = tuple(cpu for cpu in range(rt.nr_cpus) if cpu * nr_nodes // rt.nr_cpus == number)
             nodes.append(self._make(PgData)(rt, number, tuple(zones), cpus))
         return nodes
@@ -247,29 +256,12 @@ class Kernel:
         for zone in self.zones:
             zone.free_all(zone.zone_start_pfn or 1)
 
-    def _setup_watermarks(self) -> None:
-        """Reserve, watermarks and page set sizes (``init_per_zone_wmark_min``)."""
-        managed = sum(zone.managed_pages for zone in self.zones)
-        self.min_free_kbytes = self._config.min_free_kbytes or min_free_kbytes(managed * 4)
-        for node in self.nodes:
-            reserve = lowmem_reserve([zone.managed_pages for zone in node.node_zones])
-            for zone in node.node_zones:
-                if zone.managed_pages:
-                    marks = zone_watermarks(self.min_free_kbytes // 4, zone.managed_pages, managed)
-                    zone.setup_watermarks(
-                        marks,
-                        reserve[zone.index],
-                        len(node.cpus) or self._rt.nr_cpus,
-                        self._config.pagesets,
-                    )
-                else:
-                    zone.lowmem_reserve = tuple(reserve[zone.index])
-
     def _page_alloc_init(self) -> PageAllocator:
         """The page allocator, and what it does when memory is short."""
         page_alloc = self._make(PageAllocator)(
             self._rt, self.memory, self.mem_map, self.nodes, self.events, self.debug.pages
         )
+        page_alloc.cpusets = self.cpusets
         page_alloc.slow_path = self._make(SlowPath)(
             self._rt, page_alloc, self.reclaim, self.log, self.drain.try_drain_all_pages
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -77,6 +77,7 @@ class Machine:
         failslab, fail_page_alloc: allocations of objects, of pages, that fail although there is memory:
             ``"interval,probability,space,times"``, or True to set that in `fail`.
         kmemleak: look for leaks: see `kmemleak` below.
+        cpusets: allow `set_mems_allowed`; every allocation then asks where it may allocate from.
         classes: replacements for classes of the model (`REPLACEABLE`), ``{Zone: MyZone}``.
 
     Attributes, besides the methods (GFP flags are in :mod:`concmem.mm.gfp`):
@@ -92,6 +93,8 @@ class Machine:
             mempool_create_kmalloc_pool(min_nr, size), mempool_create_page_pool(min_nr, order): a
             :class:`~concmem.mm.mempool.Mempool`: ``alloc(gfp, timeout=)``, ``free(element)``,
             ``resize(min_nr)``, ``destroy()``. On a CPU.
+        offline_pages(start_pfn, nr_pages), online_pages(start_pfn, nr_pages): put page blocks aside if they
+            are free, and back. On a CPU; may sleep.
         slab: the caches: ``caches()``, newest first, and ``find(name)``.
         rcu: ``read_lock()``, ``read_unlock()``, ``call_rcu(function)``, ``synchronize_rcu()``,
             ``rcu_barrier()``.
@@ -149,6 +152,7 @@ class Machine:
         failslab: bool | str = False,
         fail_page_alloc: bool | str = False,
         kmemleak: bool = False,
+        cpusets: bool = False,
         classes: Mapping[type, type] | None = None,
     ) -> None:
         if isinstance(runtime, Runtime):
@@ -175,6 +179,7 @@ class Machine:
             failslab=failslab,
             fail_page_alloc=fail_page_alloc,
             kmemleak=kmemleak,
+            cpusets=cpusets,
             classes=classes,
         )
         self.seed = seed
@@ -200,7 +205,8 @@ class Machine:
         self.nodes = kernel.nodes
         self.zones = kernel.zones
         self.cma = kernel.cma
-        self.min_free_kbytes = kernel.min_free_kbytes
+        self.offline_pages = kernel.hotplug.offline_pages
+        self.online_pages = kernel.hotplug.online_pages
         self.reclaim = kernel.reclaim
         self.workqueue = kernel.workqueue
         self.rcu = kernel.rcu
@@ -327,6 +333,21 @@ class Machine:
         """Empty all per-CPU page sets. May sleep."""
         self.kernel.drain.drain_all_pages()
 
+    def set_mems_allowed(self, cpu: int, nodes: Iterable[int]) -> None:
+        """Have CPU *cpu* allocate from *nodes* only, from now on. On a CPU."""
+        if self.kernel.cpusets is None:
+            raise BadArgument("cpusets: this machine has none; boot it with cpusets=True")
+        self.kernel.cpusets.set_mems_allowed(cpu, nodes)
+
+    @property
+    def min_free_kbytes(self) -> int:
+        """The reserve that watermarks are made of."""
+        return self.kernel.min_free.kbytes
+
+    def set_min_free_kbytes(self, kbytes: int) -> None:
+        """Make watermarks and page set sizes anew (``vm.min_free_kbytes``). May sleep."""
+        self.kernel.min_free.set(kbytes)
+
     def register_shrinker(self, shrinker: Shrinker) -> None:
         """Have *shrinker* asked for memory when it is short."""
         self.reclaim.register_shrinker(shrinker)
@@ -407,7 +428,7 @@ class Machine:
                 for thread in [self.runtime.cpus[cpu]]
             ),
             events=self.events.sum(),
-            min_free_kbytes=self.min_free_kbytes,
+            min_free_kbytes=self.kernel.min_free.kbytes,
             locks=self.lock_statistics(),
             slabs=tuple(s.statistics() for s in self.slab.caches()),
             vmalloc=self.vm_areas.statistics(),

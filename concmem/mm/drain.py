@@ -25,31 +25,37 @@ class Drain:
         self._events = events
         self._mutex = rt.mutex("pcpu_drain_mutex")
 
-    def drain_all_pages(self) -> None:
-        """Empty the page sets of every CPU. May sleep; the caller has interrupts enabled."""
+    def drain_all_pages(self, force: bool = False) -> None:
+        """
+        Empty the page sets of every CPU. May sleep; the caller has interrupts enabled.
+
+        Args:
+            force: also those that look empty, since one that is being filled does. For who has set all limits
+                to 0, and relies on the sets being empty from now on (``zone_pcp_disable``).
+        """
         self._mutex.acquire()
-        self._drain_and_unlock()
+        self._drain_and_unlock(force)
 
     def try_drain_all_pages(self) -> None:
         """The same, unless somebody is at it already: for reclaim, which only hopes."""
         if self._mutex.trylock():
-            self._drain_and_unlock()
+            self._drain_and_unlock(force=False)
 
-    def _drain_and_unlock(self) -> None:
+    def _drain_and_unlock(self, force: bool) -> None:
         try:
             pending = list(range(self._rt.nr_cpus))
             while pending:
                 # A CPU that was interrupted in the middle of a page set is asked again: it goes
                 # on between two requests.
-                pending = [cpu for cpu in pending if not self._drain_cpu(cpu)]
+                pending = [cpu for cpu in pending if not self._drain_cpu(cpu, force)]
                 if pending:
                     self._rt.cpu_relax()
         finally:
             self._mutex.release()
 
-    def _drain_cpu(self, cpu: int) -> bool:
+    def _drain_cpu(self, cpu: int, force: bool) -> bool:
         # No lock: an empty set may fill again at any time, also right after a drain.
-        if not any(zone.pageset.of(cpu).count for zone in self._zones):
+        if not force and not any(zone.pageset.of(cpu).count for zone in self._zones):
             return True
         drained: bool = self._rt.call_on(cpu, self._drain_local)
         return drained

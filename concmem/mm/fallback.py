@@ -257,13 +257,7 @@ class MobilityGrouping(BuddySystem):
                 page = area.free_list[HIGHATOMIC].first()
                 if page is None:
                     continue
-                # The block's type, not the list's, says what to subtract:
-                # Since Linux kernel commit 4855e4a7f29d ("mm: prevent double decrease of
-                # nr_reserved_highatomic") (in v4.10).
-                if self.mem_map.pageblock_type(page.pfn) == HIGHATOMIC:
-                    nr = max(PAGEBLOCK_NR_PAGES, 1 << area.order)
-                    self.nr_reserved_highatomic -= min(nr, self.nr_reserved_highatomic)
-                    self.update_fast_mark()
+                self._account_unreserved(page, area.order)
                 if area.order > PAGEBLOCK_ORDER:
                     area.move(page, HIGHATOMIC, migratetype)
                     self._account_freepages(1 << area.order, migratetype)
@@ -274,3 +268,15 @@ class MobilityGrouping(BuddySystem):
                 self._merge_block(page.pfn & -PAGEBLOCK_NR_PAGES)
                 return moved > 0
         return False
+
+    def _account_unreserved(self, page: Page, order: int) -> None:
+        """
+        The page block of *page*, free with *order*, is no reserve any more. Caller holds the lock.
+
+        Since Linux kernel commit 4855e4a7f29d ("mm: prevent double decrease of nr_reserved_highatomic")
+        (in v4.10) the block's type, not the list's, says what to subtract.
+        """
+        if self.mem_map.pageblock_type(page.pfn) == HIGHATOMIC:
+            nr = max(PAGEBLOCK_NR_PAGES, 1 << order)
+            self.nr_reserved_highatomic -= min(nr, self.nr_reserved_highatomic)
+            self.update_fast_mark()

@@ -46,7 +46,7 @@ class Mempool:
     ``mempool_t``. Made by ``machine.mempool_create`` and its relatives.
 
     Args:
-        min_nr: elements kept in reserve, at least 1.
+        min_nr: elements kept in reserve. With 0 nothing is, but one that comes back is handed to who waits.
         alloc_fn: allocates an element.
         free_fn: frees one.
         pool_data: what the elements come from; for people, and for who made the pool.
@@ -81,7 +81,7 @@ class Mempool:
         self.lock = rt.spinlock("pool->lock", irqsave=True)
         self.wait = rt.waitqueue(self.lock, "pool->wait")
         # lock
-        self.min_nr = _check_min_nr(min_nr)
+        self.min_nr = _check_min_nr(min_nr, 0)
         self.elements: list[Any] = []
         self.curr_nr = 0
         self.destroyed = False
@@ -94,7 +94,8 @@ class Mempool:
     def _fill(self) -> int:
         """Allocate elements until the reserve is full or memory is short; how many. May sleep."""
         added = 0
-        while self._needs_elements() and (element := self.alloc_fn(GFP_KERNEL)) is not None:
+        # No lock: `_add` looks again.
+        while self.curr_nr < self.min_nr and (element := self.alloc_fn(GFP_KERNEL)) is not None:
             if not self._add(element):  # others have filled it meanwhile
                 self.free_fn(element)
                 break
@@ -169,13 +170,17 @@ class Mempool:
         """Sleep until there may be an element in reserve, and take it; ``None``: look again."""
         with self.lock:
             if not self.curr_nr:
-                seconds = RETRY_SECONDS
-                if deadline is not None:
-                    seconds = min(seconds, (deadline - self._rt.clock_ns()) / 1e9)
-                if seconds > 0:
+                seconds = self._seconds_to_sleep(deadline)
+                if seconds is None or seconds > 0:
                     self._events.count("mempool_alloc_waited")
                     self.wait.wait(seconds, lambda: self.curr_nr > 0)
             return self._take()
+
+    def _seconds_to_sleep(self, deadline: int | None) -> float | None:
+        """Until the allocator is asked again; ``None``: never."""
+        if deadline is None:
+            return RETRY_SECONDS
+        return min(RETRY_SECONDS, (deadline - self._rt.clock_ns()) / 1e9)
 
     def _has_passed(self, deadline: int | None) -> bool:
         return deadline is not None and self._rt.clock_ns() >= deadline
@@ -208,17 +213,26 @@ class Mempool:
 
         That is enough, since a wrong "full" harms nobody. There are waiters only while `curr_nr` is 0.
         Suppose this element came from the reserve; then its own allocation made `curr_nr` less than
-        `min_nr`, before this look. If the look finds it full nevertheless, others have filled it since.
+        `_nr_slots`, before this look. If the look finds it full nevertheless, others have filled it since.
         Whoever waits after that has seen it empty again, so other elements were taken out since, and
         *their* frees look later than this one. The last of them finds it not full. And if the element
         came from the allocator, the reserve does not depend on it at all.
         """
-        return self.curr_nr < self.min_nr
+        return self.curr_nr < self._nr_slots()
+
+    def _nr_slots(self) -> int:
+        """
+        How many elements there is room for.
+
+        Since Linux kernel commit a2152fef2902 ("mm: mempool: fix crash in mempool_free() for zero-minimum
+        pools") (in v6.17) there is room for one also in a pool that keeps none: who waits is told of it.
+        """
+        return self.min_nr or 1
 
     def _add(self, element: Any) -> bool:
         """Put *element* into the reserve and wake waiters; false when there is no room any more."""
         with self.lock:
-            if self.curr_nr >= self.min_nr:
+            if self.curr_nr >= self._nr_slots():
                 return False
             self.elements.append(element)
             self.curr_nr += 1
@@ -233,12 +247,12 @@ class Mempool:
 
     def resize(self, new_min_nr: int) -> None:
         """
-        Keep *new_min_nr* elements in reserve from now on (``mempool_resize``). May sleep.
+        Keep *new_min_nr* elements, at least 1, in reserve from now on (``mempool_resize``). May sleep.
 
         May run while others allocate and free, but not while the pool is destroyed. When memory is
         short the reserve is filled up by later frees.
         """
-        new_min_nr = _check_min_nr(new_min_nr)
+        new_min_nr = _check_min_nr(new_min_nr, 1)
         self._check_alive()
         self._rt.smp_processor_id()  # elements are allocated and freed here: only on a CPU
         surplus = []
@@ -285,11 +299,11 @@ class Mempool:
         return f"<mempool of {self.pool_data!r} {self.curr_nr}/{self.min_nr} out:{self.nr_out}>"
 
 
-def _check_min_nr(min_nr: object) -> int:
+def _check_min_nr(min_nr: object, low: int) -> int:
     if isinstance(min_nr, bool) or not isinstance(min_nr, int):
         raise BadArgumentType(f"min_nr: expected a whole number, got {min_nr!r}")
-    if min_nr < 1:
-        raise BadArgument(f"min_nr: must be at least 1, got {min_nr}")
+    if min_nr < low:
+        raise BadArgument(f"min_nr: must be at least {low}, got {min_nr}")
     return min_nr
 
 

@@ -45,7 +45,7 @@ class Mempools:
         A pool of at least *min_nr* elements (``mempool_create``). On a CPU; may sleep.
 
         Args:
-            min_nr: elements kept in reserve, at least 1.
+            min_nr: elements kept in reserve; 0 for a pool that only has its users wait for each other.
             cache_or_alloc: a cache, whose objects are the elements; or a function that allocates one,
                 ``alloc(gfp)``, or with *pool_data* ``alloc(gfp, pool_data)``.
             free: the function that frees one, ``free(element)``, or ``free(element, pool_data)``.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from concmem.errors import BadArgument, BadArgumentType, BadFree, BadPageState, DoubleFree
 from concmem.mm.alloc_flags import (
+    ALLOC_CPUSET,
     ALLOC_HIGHATOMIC,
     ALLOC_MIN_RESERVE,
     ALLOC_NO_WATERMARKS,
@@ -41,6 +42,7 @@ from concmem.runtime.api import HOT, HOT_FREE
 from concmem.units import MAX_PAGE_ORDER, PAGE_SHIFT
 
 if TYPE_CHECKING:
+    from concmem.mm.cpuset import Cpusets
     from concmem.mm.debug.page_debug import PageDebug
     from concmem.mm.node import PgData
     from concmem.mm.per_cpu_pageset import PerCpuPageset
@@ -63,6 +65,8 @@ class PageAllocator:
 
     slow_path: SlowPath
     """When no zone is above its low watermark; set at boot."""
+    cpusets: Cpusets | None = None
+    """Who may allocate from which nodes; set at boot, if that is to be asked at all."""
     alloc_pages: AllocPages
     free_pages: FreePages
 
@@ -128,12 +132,16 @@ class PageAllocator:
         if context is None:
             cpu = self.rt.smp_processor_id()
             preferred = self._node_of_cpu.get(cpu, 0) if node is None else node
-            context = contexts[gfp] = build_context(self.nodes, gfp, cpu, preferred)
-            if node is None and context.zones:
+            context = build_context(self.nodes, gfp, cpu, preferred)
+            if self.cpusets is not None:
+                # No entry for the fast path: it does not ask.
+                context = context._replace(alloc_flags=context.alloc_flags | ALLOC_CPUSET)
+            elif node is None and context.zones:
                 pcp = context.zones[0][1]
                 migratetype = context.migratetype
                 entry = pcp, pcp.lists[migratetype], pcp.trylock, pcp.unlock
                 self.rt.area()[HOT][gfp] = (*entry, context.zero)
+            contexts[gfp] = context
         return context
 
     def _check_node(self, node: object) -> int:
@@ -153,6 +161,8 @@ class PageAllocator:
                 and zone.zone_pgdat is not context.zones[0][0].zone_pgdat
             ):
                 break  # rather mix types here than go to another node
+            if alloc_flags & ALLOC_CPUSET and not self._node_allowed(zone):
+                continue
             # No lock: an estimate, refreshed by whoever moves pages under zone->lock.
             if (order or not pcp.above_mark) and not self._zone_allows(
                 zone, context, order, alloc_flags
@@ -168,6 +178,9 @@ class PageAllocator:
         if alloc_flags & ALLOC_NOFRAGMENT:
             return self.get_page_from_freelist(context, order, alloc_flags & ~ALLOC_NOFRAGMENT)
         return None
+
+    def _node_allowed(self, zone: Zone) -> bool:
+        return self.cpusets is None or self.cpusets.allows(zone.zone_pgdat.node_id)
 
     def _zone_allows(self, zone: Zone, context: AllocContext, order: int, alloc_flags: int) -> bool:
         """Test the watermarks, the high one first while the zone was last seen above it."""

@@ -28,6 +28,7 @@ from concmem.mm.zone import ZONE_NAMES
 from concmem.units import HZ
 
 if TYPE_CHECKING:
+    from concmem.mm.cpuset import Cpusets
     from concmem.mm.log import KernelLog
     from concmem.mm.page import Page
     from concmem.mm.page_alloc import PageAllocator
@@ -69,6 +70,32 @@ class SlowPath:
         Returns:
             The pages, or ``None`` after a ``page allocation failure`` report (unless ``NOWARN``).
         """
+        page = self._try_alloc(context, order, gfp)
+        if page is None:
+            self._fail(context, order, gfp)
+        return page
+
+    def _try_alloc(self, context: AllocContext, order: int, gfp: int) -> Page | None:
+        """Everything, and again if the nodes that it may allocate from were others meanwhile."""
+        cpusets = self._allocator.cpusets
+        if cpusets is None:
+            return self._try_once(context, order, gfp)
+        while True:
+            cookie = cpusets.read_begin()
+            page = self._try_once(context, order, gfp)
+            if page is not None or not self._check_retry_cpuset(cpusets, cookie):
+                return page
+
+    def _check_retry_cpuset(self, cpusets: Cpusets, cookie: int) -> bool:
+        """
+        Whether to start over.
+
+        Since Linux kernel commit e47483bca2cc ("mm, page_alloc: fix premature OOM when racing with cpuset mems
+        update") (in v4.10): each zone may have been looked at when it was not allowed just then.
+        """
+        return cpusets.read_retry(cookie)
+
+    def _try_once(self, context: AllocContext, order: int, gfp: int) -> Page | None:
         page = None
         if context.zones:
             alloc_flags = gfp_to_alloc_flags(gfp, order)
@@ -79,8 +106,6 @@ class SlowPath:
                 page = self._retry(context, order, gfp, alloc_flags)
             if page is None and gfp & gfp_flags.NOFAIL and gfp & gfp_flags.DIRECT_RECLAIM:
                 page = self._retry_forever(context, order, gfp, alloc_flags)
-        if page is None:
-            self._fail(context, order, gfp)
         return page
 
     def _retry(self, context: AllocContext, order: int, gfp: int, alloc_flags: int) -> Page | None:
@@ -91,7 +116,8 @@ class SlowPath:
         memalloc = self._current().memalloc and not self._rt.in_interrupt()
         while True:
             if (gfp & gfp_flags.MEMALLOC or memalloc) and not gfp & gfp_flags.NOMEMALLOC:
-                alloc_flags |= ALLOC_NO_WATERMARKS
+                # Who frees memory for everybody is not kept to some nodes.
+                alloc_flags = (alloc_flags | ALLOC_NO_WATERMARKS) & ~ALLOC_CPUSET
             page = self._allocator.get_page_from_freelist(context, order, alloc_flags)
             if page is not None:
                 return page

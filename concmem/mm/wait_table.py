@@ -73,14 +73,17 @@ class WaitTable:
         Raises:
             LockMisuse: the page is not locked.
         """
-        lock, queue = self.bucket(page)
-        with lock:
+        bucket = self.bucket(page)
+        with bucket.lock:
             if not page.flags & PG_LOCKED:
                 raise LockMisuse(f"unlock_page: {page!r} is not locked")
             if page.flags & PG_WAITERS:
-                # All of them: pages share buckets, so one wake-up might reach the wrong waiter.
-                queue.wake_up_all()
+                self._wake_waiters(bucket)
             page.flags &= ~(PG_LOCKED | PG_WAITERS)
+
+    def _wake_waiters(self, bucket: Bucket) -> None:
+        """All of them: some only look, and pages share buckets, so one wake-up might be wasted."""
+        bucket.queue.wake_up_all()
 
     def wait_on_page_locked(self, page: Page, timeout: float | None = None) -> bool:
         """

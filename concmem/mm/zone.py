@@ -64,7 +64,7 @@ class Zone(MobilityGrouping):
     Args:
         index: ``ZONE_DMA``, ``ZONE_DMA32`` or ``ZONE_NORMAL``.
         start_pfn, nr_pages: the range; an unpopulated zone has 0 pages.
-        pageset_class, free_area_class: what its page sets and free areas are made of.
+        pageset_class, free_area_class, wait_table_class: what its parts are made of.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class Zone(MobilityGrouping):
         nr_pages: int,
         pageset_class: type[PerCpuPageset] = PerCpuPageset,
         free_area_class: type[FreeArea] = FreeArea,
+        wait_table_class: type[WaitTable] = WaitTable,
     ) -> None:
         super().__init__(rt, mem_map, start_pfn, nr_pages, free_area_class)
         self._rt = rt
@@ -88,7 +89,7 @@ class Zone(MobilityGrouping):
         self.present_pages = nr_pages
         self.managed_pages = 0
         self.cma_pages = 0
-        self.wait_table = WaitTable(rt, nr_pages)
+        self.wait_table = wait_table_class(rt, nr_pages)
         self.pageset = rt.percpu(
             lambda: rt.watch(pageset_class(rt, self)), f"zone {self.name} pageset"
         )

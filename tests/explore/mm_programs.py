@@ -13,6 +13,7 @@ from concmem.mm.mm_state import STACK_TOP, STACK_VM_PAGES
 from concmem.mm.process_statistics import user_statistics
 from concmem.mm.reclaim import Shrinker
 from concmem.mm.slab_flags import DEBUG_DEFAULT_FLAGS
+from concmem.units import PAGEBLOCK_NR_PAGES
 from concmem.workloads import WORKLOADS
 from concmem.workloads.hunting import hunting_program
 
@@ -119,6 +120,30 @@ def contiguous(m: Machine) -> tuple[list[Any], Callable[[], None]]:
             m.cma_release(page, 8)
 
     return [body, body], nothing
+
+
+@program
+def offline(m: Machine) -> tuple[list[Any], Callable[[], None]]:
+    """Page blocks that go offline and come back, while pages of theirs are used."""
+
+    def body() -> None:
+        page = m.alloc_pages(4)
+        m.free_pages(page, 4)
+        if m.offline_pages(PAGEBLOCK_NR_PAGES, PAGEBLOCK_NR_PAGES):
+            m.online_pages(PAGEBLOCK_NR_PAGES, PAGEBLOCK_NR_PAGES)
+
+    return [body, body], nothing
+
+
+@program
+def reserve(m: Machine) -> tuple[list[Any], Callable[[], None]]:
+    """``vm.min_free_kbytes``, while pages are allocated."""
+
+    def body(kbytes: int) -> None:
+        m.set_min_free_kbytes(kbytes)
+        m.free_pages(m.alloc_pages(0))
+
+    return [partial(body, 300), partial(body, 600)], nothing
 
 
 @program

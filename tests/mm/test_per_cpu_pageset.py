@@ -294,6 +294,17 @@ def test_a_drain_that_comes_in_the_middle_of_an_allocation(interrupted: Any) -> 
         m.verify()
 
 
+def test_a_forced_drain_asks_sets_that_look_empty() -> None:
+    """Which any set does that is just being filled."""
+    with Machine(cpus=3, memory="64M") as m:
+        m.kernel.drain.drain_all_pages()
+        asked = m.events.sum()["drain_all_pages"]
+        m.kernel.drain.drain_all_pages()
+        assert m.events.sum()["drain_all_pages"] == asked
+        m.kernel.drain.drain_all_pages(force=True)
+        assert m.events.sum()["drain_all_pages"] == asked + 3
+
+
 def test_drains_from_all_sides_while_all_allocate() -> None:
     """Four CPUs allocate, free and drain each other; nothing hangs and nothing is lost."""
     with Machine(cpus=4, memory="64M", runtime="jitter", seed=2) as m:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from concmem.errors import BadArgument
 from concmem.machine import Machine
 from concmem.mm.wait_table import wait_table_hash_nr_entries
 from concmem.mm.watermark import (
@@ -143,3 +144,22 @@ def test_a_node_without_cpus_is_shared_by_all() -> None:
 def test_wait_table_size(pages: int, entries: int) -> None:
     """One bucket for 256 pages, a power of two, 4 to 4096."""
     assert wait_table_hash_nr_entries(pages) == entries
+
+
+def test_min_free_kbytes_may_be_written() -> None:
+    """Every zone's marks are as if the machine had been booted with it."""
+    with (
+        Machine(cpus=2, memory="32M", nodes=2) as m,
+        Machine(cpus=2, memory="32M", nodes=2, min_free_kbytes=3000) as other,
+    ):
+        m.set_min_free_kbytes(3000)
+        assert m.min_free_kbytes == m.statistics().min_free_kbytes == 3000
+        assert [zone.watermark for zone in m.zones] == [zone.watermark for zone in other.zones]
+        assert [zone.statistics().pagesets for zone in m.zones] == [
+            zone.statistics().pagesets for zone in other.zones
+        ]
+        m.verify()
+        for kbytes in (0, -1, 1 << 20, 1.5, True):
+            with pytest.raises(BadArgument, match=r"^kbytes: "):
+                m.set_min_free_kbytes(kbytes)  # type: ignore[arg-type]
+        assert m.min_free_kbytes == 3000
