@@ -56,11 +56,12 @@ def _workload(rt: ControlledRuntime, classes: Classes) -> Program:
 
     def prepare() -> None:
         first, between = m.vmalloc(PAGE_SIZE), m.vmalloc(15 * PAGE_SIZE)
-        assert first and between and m.vmalloc(PAGE_SIZE)
+        assert first and between
+        assert m.vmalloc(PAGE_SIZE)
         m.vfree(between)
         m.vm_unmap_aliases()
 
-    m.run([prepare, lambda: None])
+    m.run([prepare])
 
     def read() -> None:
         shown = [area.numa for area in m.vm_areas.area_statistics()]

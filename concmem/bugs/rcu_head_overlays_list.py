@@ -45,7 +45,7 @@ def _workload(rt: ControlledRuntime, classes: Classes) -> Program:
             assert address is not None
             m.vm_unmap_ram(address, nr)
 
-    m.run([prepare, lambda: None])
+    m.run([prepare])
 
     def map_pages() -> None:
         assert m.vm_map_ram(pages)
@@ -65,6 +65,6 @@ BUG = Bug(
     replaces={VmapBlocks: _Overlay},
     expect=frozenset({"ListCorruption"}),
     workload=_workload,
-    witness="v1:",
-    executions={"random": 500},
+    witness="v1:65.0",
+    executions={"pb": 100, "pct": 600},
 )

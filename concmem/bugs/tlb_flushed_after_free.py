@@ -6,8 +6,7 @@ A page was freed while another CPU's TLB could still lead to it, since the flush
     CPU 0 (unmaps)                          CPU 1
                                             has found the page, is in the access
     clears the entry, frees the page
-    allocates it again, writes to it
-                                            reads what is not its own
+                                            reads what is free, or already somebody else's
     flushes
 
 Symptom: a process reads, or writes, memory of others. Fix: flush before the page can be freed.
@@ -19,7 +18,6 @@ from concmem.bugs.bug import Bug, Classes
 from concmem.errors import SegmentationFault
 from concmem.explore import ControlledRuntime, Program
 from concmem.machine import Machine
-from concmem.mm.gfp import GFP_HIGHUSER_MOVABLE
 from concmem.mm.mm_struct import MmStruct
 from concmem.mm.page import Page
 from concmem.units import PAGE_SIZE
@@ -34,7 +32,7 @@ class _FlushesLast(MmStruct):
 
 
 def _workload(rt: ControlledRuntime, classes: Classes) -> Program:
-    """CPU 0 unmaps a page and allocates one; CPU 1 reads the one that was unmapped, slowly."""
+    """CPU 0 unmaps a page, CPU 1 reads it, slowly."""
     m = Machine(memory="4M", runtime=rt, classes=classes)
     p = m.process()
     read = m.memory.read
@@ -50,24 +48,18 @@ def _workload(rt: ControlledRuntime, classes: Classes) -> Program:
 
     def read_slowly(address: int, nr_bytes: int) -> bytes:
         rt.cond_resched()  # in the middle of the instruction, so to speak
+        assert m.virt_to_page(address).is_allocated(), f"{address:#x} is read, but free"
         return read(address, nr_bytes)
 
     m.memory.read = read_slowly  # type: ignore[method-assign]
 
-    def unmap() -> None:
-        p.munmap(base[0], PAGE_SIZE)
-        page = m.alloc_pages(0, GFP_HIGHUSER_MOVABLE)
-        assert page is not None
-        m.memory.write(m.page_address(page), b"else")
-
     def use() -> None:
         try:
-            data = p.read(base[0], 4)
+            assert p.read(base[0], 4) == b"mine"
         except SegmentationFault:
-            return
-        assert data == b"mine", f"read {data!r} from a page of somebody else"
+            pass
 
-    return Program([unmap, use], verify=m.verify)
+    return Program([lambda: p.munmap(base[0], PAGE_SIZE), use], verify=m.verify)
 
 
 BUG = Bug(
@@ -83,6 +75,6 @@ BUG = Bug(
     expect=frozenset({"AssertionError"}),
     workload=_workload,
     witness="v1:",
-    executions={"pb": 100},
+    executions={"pb": 1, "random": 200},  # random: seeds 0 and 1 need 28 and 61
     note="munmap stands for mremap, and an access that is under way for an entry of the TLB",
 )
