@@ -62,7 +62,7 @@ BUG = Bug(
     replaces={IntFree: _Checks},
     expect=frozenset({"HeapCorruption"}),
     workload=_workload,
-    witness="v1:",
-    executions={"pb": 100},
+    witness="v1:10.0",
+    executions={"pb": 30},
     note="a false report of a check: nothing is damaged",
 )
