@@ -56,7 +56,8 @@ def _workload(rt: ControlledRuntime, classes: Classes) -> Program:
 
     def prepare() -> None:
         first, between = m.vmalloc(PAGE_SIZE), m.vmalloc(15 * PAGE_SIZE)
-        assert first and between
+        assert first
+        assert between
         assert m.vmalloc(PAGE_SIZE)
         m.vfree(between)
         m.vm_unmap_aliases()

@@ -66,5 +66,5 @@ BUG = Bug(
     expect=frozenset({"ListCorruption"}),
     workload=_workload,
     witness="v1:65.0",
-    executions={"pb": 100, "pct": 600},
+    executions={"pb": 100},
 )

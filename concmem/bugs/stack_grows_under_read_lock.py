@@ -70,6 +70,6 @@ BUG = Bug(
     replaces={MmStruct: _Shared},
     expect=frozenset({"AddressSpaceError", "DataRace"}),
     workload=_workload,
-    witness="v1:4.0",
-    executions={"pb": 15, "random": 40},  # random: seeds 0 to 2 need 3 at the median
+    witness="v1:7.0",
+    executions={"pb": 20, "random": 40},  # random: seeds 0 to 2 need 2 at the median
 )
