@@ -82,6 +82,7 @@ def purge_blocks(rt: ControlledRuntime) -> Program:
 
     def use() -> None:
         assert m.vm_map_ram(pages)
+        assert m.vm_map_ram(pages[:1])
         m.vm_unmap_ram(mapped[3], 8)
 
     return Program([use, m.vm_unmap_aliases], verify=m.verify)
