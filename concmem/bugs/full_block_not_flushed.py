@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from concmem.bugs.bug import Bug, Classes
 from concmem.explore import ControlledRuntime, Program
 from concmem.machine import Machine
+from concmem.mm.page import Page
 from concmem.mm.rculist import list_for_each_entry_rcu
 from concmem.mm.vmap_block import VmapBlock, VmapBlocks
 from concmem.units import PAGE_SIZE
@@ -39,8 +40,8 @@ def _workload(rt: ControlledRuntime, classes: Classes) -> Program:
     """CPU 1 unmaps a page of CPU 0's block and has all TLBs flushed, while CPU 0 makes the block full."""
     m = Machine(memory="4M", vmalloc_size="8M", runtime=rt, classes=classes)  # 128 pages in a block
     areas = m.vm_areas
-    pages = []
-    mapped = []
+    pages: list[Page] = []
+    mapped: list[int] = []
 
     def prepare() -> None:
         page = m.alloc_pages(0)

@@ -14,7 +14,7 @@ Symptom: counts that are wrong, or of another area. Fix: an array for each reade
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 from concmem.bugs.bug import Bug, Classes
 from concmem.explore import ControlledRuntime, Program
@@ -40,11 +40,12 @@ class _Counters:
 class _Shared(Vmalloc):
     """Has one array of counters (``m->private``)."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._counters = _Counters([self.rt.cell(0, "m->private") for _ in range(self.nr_nodes)])
+    _counters: _Counters | None = None
 
     def _numa_counters(self) -> list[int]:
+        if self._counters is None:
+            cells = [self.rt.cell(0, "m->private") for _ in range(self.nr_nodes)]
+            self._counters = _Counters(cells)
         for node in range(self.nr_nodes):
             self._counters[node] = 0
         return cast("list[int]", self._counters)

@@ -18,6 +18,7 @@ from __future__ import annotations
 from concmem.bugs.bug import Bug, Classes
 from concmem.explore import ControlledRuntime, Program
 from concmem.machine import Machine
+from concmem.mm.page import Page
 from concmem.mm.vmap_block import VmapBlock, VmapBlocks
 
 
@@ -33,7 +34,7 @@ class _Overlay(VmapBlocks):
 def _workload(rt: ControlledRuntime, classes: Classes) -> Program:
     """CPU 1 purges a block of CPU 0's that is nearly full, while that looks for space."""
     m = Machine(memory="4M", vmalloc_size="8M", runtime=rt, classes=classes)  # 128 pages in a block
-    pages = []
+    pages: list[Page] = []
 
     def prepare() -> None:
         page = m.alloc_pages(0)

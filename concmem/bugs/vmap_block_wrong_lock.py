@@ -21,6 +21,7 @@ from __future__ import annotations
 from concmem.bugs.bug import Bug, Classes
 from concmem.explore import ControlledRuntime, Program
 from concmem.machine import Machine
+from concmem.mm.page import Page
 from concmem.mm.vmap_block import VmapBlock, VmapBlockQueue, VmapBlocks
 
 
@@ -44,7 +45,7 @@ def _workload(rt: ControlledRuntime, classes: Classes) -> Program:
             assert address is not None
             m.vm_unmap_ram(address, nr)
 
-    pages = []
+    pages: list[Page] = []
     m.run([None, prepare])
 
     def map_and_unmap() -> None:
