@@ -65,7 +65,8 @@ def _workload(rt: ControlledRuntime, classes: Classes) -> Program:
     def interrupt() -> None:
         for _ in range(2):
             address = cache.alloc(GFP_ATOMIC)
-            assert address is not None and address not in objects, "handed out twice"
+            assert address is not None
+            assert address not in objects, "handed out twice"
             objects.append(address)
 
     return Program([free], m.verify, interrupts=[(0, interrupt)])

@@ -128,6 +128,7 @@ class Execution:
         self.task_exits: list[Callable[[], None]] = []
         self.on_body_failure: Callable[[Task, BaseException], None] = lambda _task, _error: None
         self._goal: Callable[[], bool] | None = None
+        self._paused = self.driver
         self._waiting_ns = 0
         self._relaxed = 0
         self._checked_at = 0
@@ -570,6 +571,21 @@ class Execution:
             error = finding.error
             raise error if isinstance(error, BaseException) else Deadlock(error)
 
+    def drive_steps(self, nr: int) -> bool:
+        """As `drive`, but pause between two operations once *nr* steps were taken; whether all is over."""
+        stop, choose = self.step + nr, self.scheduler.choose
+        paused = False
+
+        def choose_until(enabled: Sequence[Task], current: Task) -> Task:
+            nonlocal paused
+            if self.step < stop:
+                return choose(enabled, current)
+            paused, self._paused = True, current
+            return self.driver
+
+        self._run(choose_until)
+        return not paused
+
     def boot(self, task: Task) -> None:
         """On the driver: run a kernel thread that has just been made until it waits."""
         left = BOOT_STEPS
@@ -601,6 +617,9 @@ class Execution:
         """Give the baton away, and wait until it comes back."""
         driver = self.driver
         self.current = driver
+        if self._goal is None:
+            # After a pause the default is whom it has interrupted, as if there had been none.
+            self.current, self._paused = self._paused, driver
         if self._to_start:
             self._announcing = True
 

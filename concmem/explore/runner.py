@@ -31,6 +31,8 @@ from concmem.runtime.lockdep import Lockdep
 
 MakeProgram: TypeAlias = Callable[[ControlledRuntime], Program]
 
+LIMITS = ("max_steps", "early_timeouts", "spurious_wakeups", "detectors", "verify_every")
+
 DETECTORS = frozenset(("races", "lockdep"))
 """What can be switched off; all other detectors are always on."""
 
@@ -43,6 +45,8 @@ class Limits:
     early_timeouts: int = 0
     spurious_wakeups: int = 0
     detectors: frozenset[str] = DETECTORS
+    verify_every: int = 0
+    """Steps between two calls of the program's ``verify``; 0: only at the end."""
 
 
 class Runner:
@@ -158,7 +162,7 @@ class Runner:
             if not scheduler.begin(execution):
                 return None
             self._queue(rt, program)
-            execution.drive()
+            self._drive(execution, program)
             if execution.interrupted:
                 self._raise_interrupt()
             error = execution.scheduler_error
@@ -192,7 +196,7 @@ class Runner:
     def options(self) -> dict[str, object]:
         """Arguments of :func:`concmem.explore.replay` that are not the usual ones."""
         options: dict[str, object] = {} if self._cpus is None else {"cpus": self._cpus}
-        for name in ("max_steps", "early_timeouts", "spurious_wakeups", "detectors"):
+        for name in LIMITS:
             value = getattr(self.limits, name)
             if value != getattr(Limits, name):
                 options[name] = set(value) if name == "detectors" else value
@@ -217,6 +221,19 @@ class Runner:
                 rt.queue_job(cpu, fn, ())
         for number, handler in program.interrupts:
             rt.post_interrupt(rt.check_cpu(number), handler)
+
+    def _drive(self, execution: Execution, program: Program) -> None:
+        every, verify = self.limits.verify_every, program.verify
+        if not every or verify is None:
+            execution.drive()
+            return
+        while not execution.drive_steps(every):
+            try:
+                verify()
+            except Exception as error:
+                if not execution.interrupted:
+                    execution.finding = Finding(kind_of(error), error, None, execution.step)
+                return
 
     def _check(self, rt: ControlledRuntime, program: Program) -> None:
         """All CPUs are done, unless something was found already."""

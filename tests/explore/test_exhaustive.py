@@ -1,7 +1,7 @@
 """
 The correct model under every schedule: nothing is found, and the whole space was covered.
 
-The numbers of executions are those of docs/explanation/exhaustive.md.
+The numbers of executions are those of docs/explanation/controlled-mode.md.
 """
 
 from __future__ import annotations
