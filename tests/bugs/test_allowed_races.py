@@ -117,7 +117,12 @@ def change_overcommit(rt: ControlledRuntime) -> Program:
 
 
 def share_arenas(rt: ControlledRuntime) -> Program:
-    """Threads begin and end while there is one arena: ``next_to_use``, `free_list`."""
+    """
+    Threads begin and end while there is one arena.
+
+    ``next_to_use`` of reused_arena is a race by glibc's own comment ("FIXME"): whoever loses it starts to
+    look at another arena, no more.
+    """
     m = Machine(3, memory="4M", runtime=rt)
     p = m.process()
     p.mallopt(M_ARENA_MAX, 1)
@@ -131,7 +136,7 @@ def share_arenas(rt: ControlledRuntime) -> Program:
 
 
 def make_arenas(rt: ControlledRuntime) -> Program:
-    """An arena comes into the ring while another thread walks it."""
+    """An arena comes into the ring while another thread walks it, as reused_arena does ("FIXME", again)."""
     m = Machine(2, memory="4M", runtime=rt)
     p = m.process()
     m.run([lambda: p.malloc(24)])
