@@ -35,11 +35,11 @@ from concmem.explore.stuck import (
     too_long,
 )
 from concmem.explore.task import ControlledCpu, Task
-from concmem.runtime.lockdep import Lockdep
 from concmem.units import HZ
 
 if TYPE_CHECKING:
     from concmem.explore.crew import Gate
+    from concmem.explore.lockdep import Validator
     from concmem.explore.locks import ControlledLock
     from concmem.explore.scheduler import Scheduler
     from concmem.explore.waitqueue import Waiter
@@ -123,7 +123,7 @@ class Execution:
         """Tasks that have yielded (``cpu_relax``) and let others run first."""
         self.fields: dict[tuple[int, str], Field] = {}
         """Watched fields that were accessed."""
-        self.lockdep: Lockdep | None = None
+        self.lockdep: Validator | None = None
         """The lock validator, if it is on."""
         self.task_exits: list[Callable[[], None]] = []
         self.on_body_failure: Callable[[Task, BaseException], None] = lambda _task, _error: None
@@ -480,20 +480,6 @@ class Execution:
             self.left_pending = self.pending()
         self._choose = _abort
         raise ExecutionAborted
-
-    def lock_taken(self, me: Task, lock: Any) -> None:
-        """Tell the lock validator."""
-        cpu = me.cpu
-        assert self.lockdep is not None
-        self.lockdep.acquired(
-            lock.name,
-            [held.name for held in me.held if held is not lock],
-            in_interrupt=cpu.in_interrupt,
-            irqs_enabled=cpu.irqs_enabled,
-            sleeps=not lock.spins,
-            trylock=me.kind is op.TRYLOCK,
-            where=f"{me.name}, step {self.step}",
-        )
 
     def pending(self) -> list[op.Operation]:
         """What every task that has not ended is about to do, or waits to do."""
