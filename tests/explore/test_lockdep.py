@@ -280,7 +280,9 @@ def test_orders_of_different_executions_are_no_failure() -> None:
                 take(a, b) if first.value == 0 else take(b, a)
                 done.value = True
             elif again and first.value == 1:
-                while not done.value:  # so that there is no deadlock, only an order that could be one
+                while (
+                    not done.value
+                ):  # so that there is no deadlock, only an order that could be one
                     rt.cpu_relax()
                 take(a, b)
 
