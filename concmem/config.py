@@ -33,6 +33,13 @@ class MachineConfig:
     slab_merge: bool = True
     freelist_random: bool = False
     freelist_hardened: bool = False
+    slab_debug: str | bool | None = None
+    page_poison: bool = False
+    page_owner: bool = False
+    kasan: bool | str = False
+    failslab: bool | str = False
+    fail_page_alloc: bool | str = False
+    kmemleak: bool = False
     classes: Mapping[type, type] = field(default_factory=dict)
 
     @classmethod
@@ -50,9 +57,16 @@ class MachineConfig:
         slab_merge: bool = True,
         freelist_random: bool = False,
         freelist_hardened: bool = False,
+        slab_debug: str | bool | None = None,
+        page_poison: bool = False,
+        page_owner: bool = False,
+        kasan: bool | str = False,
+        failslab: bool | str = False,
+        fail_page_alloc: bool | str = False,
+        kmemleak: object = False,
     ) -> MachineConfig:
         """
-        The checked configuration.
+        The checked configuration; what is for debugging is checked by what it is for, at boot.
 
         Raises:
             BadArgument: something cannot be; the message starts with the parameter's name.
@@ -70,6 +84,13 @@ class MachineConfig:
             slab_merge=slab_merge,
             freelist_random=freelist_random,
             freelist_hardened=freelist_hardened,
+            slab_debug=slab_debug,
+            page_poison=page_poison,
+            page_owner=page_owner,
+            kasan=kasan,
+            failslab=failslab,
+            fail_page_alloc=fail_page_alloc,
+            kmemleak=_flag("kmemleak", kmemleak),
             classes=classes or {},
         )
         config._check_memory()
@@ -105,6 +126,12 @@ class MachineConfig:
             raise BadArgument(
                 f"cma: must be a multiple of {format_size(PAGEBLOCK_SIZE)}, got {self.cma}"
             )
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise BadArgumentType(f"{name}: expected True or False, got {value!r}")
+    return value
 
 
 def _whole_number(name: str, value: object, low: int, high: int) -> int:

@@ -101,6 +101,10 @@ class HeapCorruption(KernelBug):
     """malloc found that the program has damaged its heap: what ``malloc_printerr`` aborts with."""
 
 
+class InvalidAccess(KernelBug):
+    """``BUG: KASAN``: a read or write of what is freed, or of what lies beside an object."""
+
+
 class LockMisuse(KernelBug, RuntimeError):
     """A lock was released by somebody who does not hold it, or taken twice by its holder."""
 
@@ -143,6 +147,10 @@ class SlabError(ValidationError):
     """A cache's slabs, lists, free lists or counters disagree."""
 
 
+class MemoryCorruption(ValidationError):
+    """Slab debugging or page poisoning found bytes written that nobody may write to."""
+
+
 class VmapError(ValidationError):
     """Virtual areas overlap or are lost, or the page tables do not agree with them."""
 
@@ -153,6 +161,14 @@ class AddressSpaceError(ValidationError):
 
 class HeapError(ValidationError):
     """The heaps of a process's malloc do not tile into chunks, or its bins disagree with them."""
+
+
+class LeakDetectorError(ValidationError):
+    """The leak detector's objects disagree with each other, or with what is allocated."""
+
+
+class MemoryLeak(ValidationError):
+    """Memory is allocated that nothing in memory leads to any more. The message names the first."""
 
 
 class TraceError(ConcmemError):

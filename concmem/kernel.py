@@ -11,7 +11,13 @@ from typing import TypeVar, cast
 from concmem.config import MachineConfig
 from concmem.errors import BadArgument
 from concmem.mm.cma import CmaArea, reserve_cma
+from concmem.mm.debug.debugging import DebugConfig, Debugging
+from concmem.mm.debug.kmemleak import Kmemleak
+from concmem.mm.debug.kmemleak_hooks import tracked
+from concmem.mm.debug.kmemleak_off import NoKmemleak
+from concmem.mm.debug.page_poison import PagePoison
 from concmem.mm.debug.validate import validate_pages
+from concmem.mm.debug.validate_kmemleak import validate_kmemleak
 from concmem.mm.debug.validate_mm import validate_processes
 from concmem.mm.debug.validate_slab import validate_slabs
 from concmem.mm.debug.validate_vmalloc import validate_vmalloc
@@ -32,6 +38,7 @@ from concmem.mm.per_cpu_pageset import PerCpuPageset
 from concmem.mm.process import ProcessTable
 from concmem.mm.rcu import Rcu
 from concmem.mm.reclaim import Reclaim
+from concmem.mm.sections import Sections
 from concmem.mm.shmem import Shmem
 from concmem.mm.slab_boot import REPLACEABLE as SLAB_REPLACEABLE
 from concmem.mm.slab_boot import kmem_cache_init
@@ -59,10 +66,12 @@ REPLACEABLE = (
     Drain,
     FreeArea,
     Kmalloc,
+    Kmemleak,
     MemMap,
     Mempool,
     MmStruct,
     PageAllocator,
+    PagePoison,
     PageTable,
     PerCpuPageset,
     PgData,
@@ -98,6 +107,7 @@ class Kernel:
                 raise BadArgument(f"classes: {cls.__name__} cannot be replaced, only {names}")
         self._rt = rt
         self._config = config
+        self.kmemleak: Kmemleak | NoKmemleak = NoKmemleak()
         self.memory = Memory(config.memory)
         try:
             self._start(config.memory // PAGE_SIZE)
@@ -110,7 +120,9 @@ class Kernel:
         rt = self._rt
         self.log = KernelLog(rt)
         self.events = VmEvents(rt)
+        self.sections = Sections(rt, self.memory)
         self.mem_map = self._make(MemMap)(rt, nr_pages)
+        self.debug = self._debug_init()
         self.nodes = self._build_nodes(nr_pages)
         self.zones = [zone for node in self.nodes for zone in node.node_zones if zone.present_pages]
         self.mem_map.zones = self.zones
@@ -125,19 +137,23 @@ class Kernel:
         self.workqueue = self._make(WorkQueue)(rt, "kworker/u:0")
         self.rcu = self._make(Rcu)(rt)
         self.rcu.start()
+        self.kmemleak = self._kmemleak_init()
         self.vm_areas = self._vmalloc_init()
         self.slab = self._slab_init()
         self.kmalloc = self._make(Kmalloc)(
-            rt, self.memory, self.page_alloc, self.slab, self.vm_areas
+            rt, self.memory, self.page_alloc, self.slab, self.vm_areas, self.debug.kasan
         )
         self.mempools = Mempools(
             rt, self.events, self.kmalloc, self.page_alloc, self._make(Mempool)
         )
         self.processes = self._processes_init()
+        if isinstance(self.kmemleak, Kmemleak):
+            self.kmemleak.start(self.slab, self.vm_areas, self.workqueue)
 
     def _make(self, cls: type[T]) -> type[T]:
-        """The class to use for *cls*: itself, or its replacement."""
-        return cast(type[T], self._config.classes.get(cls, cls))
+        """The class to use for *cls*: itself, or its replacement; one that calls the leak detector, if any."""
+        made = cast(type[T], self._config.classes.get(cls, cls))
+        return tracked(cls, made, self.kmemleak) if isinstance(self.kmemleak, Kmemleak) else made
 
     def validate(self) -> None:
         """
@@ -146,12 +162,42 @@ class Kernel:
         Raises:
             ValidationError: the rule that is broken, with zone, order and pfn, or addresses.
         """
+        for cache in self.slab.caches():
+            if cache.layout is not None:
+                cache.validate()
+        self.debug.verify()
         validate_pages(self.mem_map, self.zones)
-        validate_slabs(self.slab.caches(), self.mem_map, self.memory, self.nodes)
+        quarantined = self.debug.kasan.quarantine.addresses if self.debug.kasan else {}
+        validate_slabs(
+            self.slab.caches(), self.mem_map, self.memory, self.nodes, quarantined.keys()
+        )
         validate_vmalloc(self.vm_areas)
         validate_processes(self.processes)
+        if isinstance(self.kmemleak, Kmemleak):
+            validate_kmemleak(self.kmemleak, self.mem_map, self.vm_areas)
 
     # -- boot, step by step
+
+    def _debug_init(self) -> Debugging:
+        """What debugging was asked for; before anything that it is to see."""
+        config = self._config
+        wanted = DebugConfig(
+            config.slab_debug,
+            config.page_poison,
+            config.page_owner,
+            config.kasan,
+            config.failslab,
+            config.fail_page_alloc,
+        )
+        return Debugging(
+            self._rt,
+            wanted,
+            self.memory,
+            self.mem_map,
+            self.events,
+            self.log,
+            self._make(PagePoison),
+        )
 
     def _build_nodes(self, nr_pages: int) -> list[PgData]:
         """Share memory and CPUs out to nodes, and each node's memory to zones."""
@@ -185,7 +231,13 @@ class Kernel:
         zone = self.zones[-1]
         base = reserve_cma(zone, nr_pages)
         return self._make(CmaArea)(
-            self._rt, zone, base, nr_pages, self.events, self.drain.drain_all_pages
+            self._rt,
+            zone,
+            base,
+            nr_pages,
+            self.events,
+            self.drain.drain_all_pages,
+            self.debug.pages,
         )
 
     def _free_all_memory(self) -> None:
@@ -214,7 +266,7 @@ class Kernel:
     def _page_alloc_init(self) -> PageAllocator:
         """The page allocator, and what it does when memory is short."""
         page_alloc = self._make(PageAllocator)(
-            self._rt, self.memory, self.mem_map, self.nodes, self.events
+            self._rt, self.memory, self.mem_map, self.nodes, self.events, self.debug.pages
         )
         page_alloc.slow_path = self._make(SlowPath)(
             self._rt, page_alloc, self.reclaim, self.log, self.drain.try_drain_all_pages
@@ -224,10 +276,11 @@ class Kernel:
     def _vmalloc_init(self) -> Vmalloc:
         """Page tables and virtual addresses (``vmalloc_init``)."""
         rt = self._rt
-        self.memory.page_table = self._make(PageTable)(rt)
+        page_table = self._make(PageTable)(rt)
+        self.memory.page_table = self.debug.memory.page_table = page_table
         space = self._make(VmapSpace)(
             rt,
-            self.memory.page_table,
+            page_table,
             self.workqueue,
             self.log,
             VMALLOC_START,
@@ -251,6 +304,20 @@ class Kernel:
             (self._make(MmStruct), self._make(Shmem)),
         )
 
+    def _kmemleak_init(self) -> Kmemleak | NoKmemleak:
+        """The leak detector, which follows what is made from here on, if there is to be one."""
+        if not self._config.kmemleak:
+            return NoKmemleak()
+        return self._make(Kmemleak)(
+            self._rt,
+            self.memory,
+            self.log,
+            self.events,
+            self.rcu,
+            self.mem_map,
+            self.sections,
+        )
+
     def _slab_init(self) -> SlabCommon:
         """The slab allocator, without a cache (``kmem_cache_init``)."""
         config = self._config
@@ -262,4 +329,5 @@ class Kernel:
             self._make,
             config.slab_merge,
             FreelistOptions(config.freelist_random, config.freelist_hardened),
+            self.debug,
         )

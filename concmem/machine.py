@@ -17,7 +17,7 @@ from concmem.mm.page import Page
 from concmem.mm.process_statistics import user_statistics
 from concmem.mm.reclaim import Shrinker
 from concmem.mm.statistics import CpuStatistics, MachineStatistics
-from concmem.reports.procfs import ProcFs
+from concmem.reports.procfs import FILES, ProcFs, Renderer
 from concmem.runtime.api import Runtime
 from concmem.runtime.free import FreeRuntime
 from concmem.runtime.jitter import JitterRuntime
@@ -68,6 +68,15 @@ class Machine:
         slab_merge: False keeps every cache by itself (``slab_nomerge``).
         freelist_random: the objects of a new slab come in random order.
         freelist_hardened: free pointers are stored encoded.
+        slab_debug: caches to debug and how, as the kernel's parameter: ``"FZPU,kmalloc-64;Z,dentry"``;
+            True: all of them, ``FZPU`` (:mod:`concmem.mm.debug.slab_debug`).
+        page_poison: fill pages that are freed, and look at them when they are allocated.
+        page_owner: keep who allocated and who freed each page.
+        kasan: look up every access of `memory`; ``InvalidAccess`` if it is wrong. ``"report"``: report it
+            only, and go on.
+        failslab, fail_page_alloc: allocations of objects, of pages, that fail although there is memory:
+            ``"interval,probability,space,times"``, or True to set that in `fail`.
+        kmemleak: look for leaks: see `kmemleak` below.
         classes: replacements for classes of the model (`REPLACEABLE`), ``{Zone: MyZone}``.
 
     Attributes, besides the methods (GFP flags are in :mod:`concmem.mm.gfp`):
@@ -97,10 +106,18 @@ class Machine:
         processes: those that have not exited: ``processes()``.
         shmem_create(size): memory for several processes to map (``mmap(file=...)``), or ``None``.
         set_overcommit(mode, ratio=50): what may be promised: ``vm.overcommit_memory`` 0, 1 or 2.
+        data(nr_words=1), percpu_data(nr_words=1), stack_frame(nr_words): memory of the kernel's own that
+            nobody allocates, to keep addresses in (:mod:`concmem.mm.sections`).
+        kmemleak: the leak detector (:class:`~concmem.mm.debug.kmemleak.Kmemleak`): ``scan()``, ``leaks()``,
+            ``report()``, ``write(command)``, ``not_leak(address)``, ...; without ``kmemleak=True``, calls that
+            do nothing.
         workqueue: deferred work: ``drain()`` waits for all of it.
         memory: the bytes: ``read(address, n)``, ``write(address, data)``.
         procfs: ``/proc`` texts: ``names()``, ``read(name)``, ``export(directory)``.
         log: the kernel log: ``read()``.
+        debug_reports: what debugging has found, a list of :class:`~concmem.mm.debug.report.DebugReport`.
+        fail: ``failslab`` and ``fail_page_alloc``, with the attributes of
+            :class:`~concmem.mm.debug.fault_attr.FaultAttr`.
         runtime: the CPUs and primitives (:class:`concmem.Runtime`).
 
     Raises:
@@ -125,6 +142,13 @@ class Machine:
         slab_merge: bool = True,
         freelist_random: bool = False,
         freelist_hardened: bool = False,
+        slab_debug: str | bool | None = None,
+        page_poison: bool = False,
+        page_owner: bool = False,
+        kasan: bool | str = False,
+        failslab: bool | str = False,
+        fail_page_alloc: bool | str = False,
+        kmemleak: bool = False,
         classes: Mapping[type, type] | None = None,
     ) -> None:
         if isinstance(runtime, Runtime):
@@ -144,6 +168,13 @@ class Machine:
             slab_merge=slab_merge,
             freelist_random=freelist_random,
             freelist_hardened=freelist_hardened,
+            slab_debug=slab_debug,
+            page_poison=page_poison,
+            page_owner=page_owner,
+            kasan=kasan,
+            failslab=failslab,
+            fail_page_alloc=fail_page_alloc,
+            kmemleak=kmemleak,
             classes=classes,
         )
         self.seed = seed
@@ -153,15 +184,17 @@ class Machine:
             self.kernel = Kernel(self.runtime, self.config, MALLOC_REPLACEABLE)
             UserSpace(self.kernel.processes, self.config.classes)
             self._bind(self.kernel)
-            self.procfs = ProcFs(self.statistics)
+            self.procfs = ProcFs(self.statistics, self._proc_files())
         except BaseException:
             self.close()
             raise
 
     def _bind(self, kernel: Kernel) -> None:
         """Give the parts of *kernel* their public names."""
-        self.memory = kernel.memory
+        self.memory = kernel.debug.memory
         self.log = kernel.log
+        self.debug_reports = kernel.debug.reports.reports
+        self.fail = kernel.debug.fail
         self.events = kernel.events
         self.mem_map = kernel.mem_map
         self.nodes = kernel.nodes
@@ -171,6 +204,10 @@ class Machine:
         self.reclaim = kernel.reclaim
         self.workqueue = kernel.workqueue
         self.rcu = kernel.rcu
+        self.kmemleak = kernel.kmemleak
+        self.data = kernel.sections.data
+        self.percpu_data = kernel.sections.percpu_data
+        self.stack_frame = kernel.sections.stack_frame
         self.slab = kernel.slab
         self.kmalloc_caches = kernel.kmalloc.caches
         # Bound here, not found at each call: these are the hot paths.
@@ -204,6 +241,13 @@ class Machine:
         self.processes = kernel.processes
         self.shmem_create = kernel.processes.context.shmem.create
         self.set_overcommit = kernel.processes.context.commit.set_overcommit
+
+    def _proc_files(self) -> dict[str, Renderer]:
+        """The files that this machine has, beside those of directories."""
+        if not self.config.kmemleak:
+            return FILES
+        # What the leak detector has found is looked up when it is read: it may have to wait for a scan.
+        return {**FILES, "sys/kernel/debug/kmemleak": lambda _: self.kmemleak.report()}
 
     # -- CPUs
 
@@ -370,6 +414,7 @@ class Machine:
             user=user,
             destroyed_slab_events=dict(self.slab.destroyed_events),
             proc_reads=dict(self.procfs.nr_reads),
+            kmemleak=self.kmemleak.statistics(),
             lockdep=self.runtime.lockdep.statistics() if self.runtime.lockdep else None,
         )
 

@@ -36,6 +36,12 @@ VMALLOC_SIZE: Final = 32 << 40
 VMALLOC_END: Final = VMALLOC_START + VMALLOC_SIZE
 """The first address behind it. (The kernel's macro is one less.)"""
 
+KERNEL_DATA_START: Final = 0xFFFF_FFFF_8200_0000
+"""Start of the kernel's own memory, which nobody allocates: static data, per-CPU data, stacks."""
+
+KERNEL_DATA_SIZE: Final = 64 << 20
+"""Bytes of it."""
+
 HZ: Final = 250
 """Jiffies per second."""
 

@@ -194,12 +194,39 @@ def processes(m: Machine) -> None:
     on_cpu(m, p.exit)
 
 
+def leaks(m: Machine) -> None:
+    """The leak detector: roots, scans, commands, the end."""
+    kmemleak: Any = m.kmemleak
+    pool: Any = on_cpu(m, m.mempool_create_kmalloc_pool, 2, 64)
+    kmemleak.msecs_min_age = 0
+    kmemleak.register_root(m, lambda _: [])
+
+    def body() -> None:
+        m.data()[0] = area = m.vmalloc(5000)
+        kept, lost = m.kmalloc(64), m.kmalloc(64)
+        with m.stack_frame(1) as frame:
+            frame[0] = kept
+            for command in ("scan", "scan", f"dump={lost:#x}", "scan=on", "scan=off", "clear"):
+                kmemleak.write(command)
+        m.kfree(lost)
+        m.vfree(area)
+        kmemleak.report()
+        pool.free(pool.alloc())
+        kmemleak.write("off")
+        m.workqueue.drain()
+        kmemleak.write("clear")
+
+    on_cpu(m, body)
+    kmemleak.report()
+
+
 TOUR: dict[Callable[[Machine], None], dict[str, Any]] = {
     pages: {"cma": "4M"},
     shortage: {},
     slabs: {},
     areas: {"cpus": 1, "vmalloc_size": "64M"},
     processes: {},
+    leaks: {"kmemleak": True},
 }
 
 

@@ -116,6 +116,7 @@ def _run_and_show(args: argparse.Namespace, flows: list[Flow]) -> int:
         scenario,
         lambda machine: run_with_progress(machine, scenario, not args.no_progress),
         lockstat=False,
+        kmemleak=True,
     )
     result = ran.result
     options["runtime"] = ran.runtime

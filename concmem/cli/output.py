@@ -32,10 +32,10 @@ def complain(error: object) -> None:
 
 
 def command_line(command: str, positional: str, options: Mapping[str, object]) -> str:
-    """A line to paste, with those *options* that are not ``None``; of ``True``, the name only."""
+    """A line to paste, with those *options* that are neither ``None`` nor false; of true ones the name."""
     words = ["concmem", command, positional]
     for name, value in options.items():
-        if value is not None:
+        if value is not None and value is not False:
             words.append(f"--{name.replace('_', '-')}")
             if value is not True:
                 words.append(str(value))

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from concmem.machine import Machine
     from concmem.workloads import Scenario, StressResult
 
-RUN_OPTIONS: Final = ("cpus", "memory", "nodes", "seconds", "ops", "seed", "runtime")
+RUN_OPTIONS: Final = (
+    *("cpus", "memory", "nodes", "seconds", "ops", "seed", "runtime"),
+    *("slab_debug", "page_poison", "page_owner", "kasan", "failslab", "fail_page_alloc"),
+)
 """Options that replace what a scenario says."""
 
 MAX_DELAY: Final = 24 * 3600.0
@@ -36,6 +39,16 @@ def add_run_options(parser: argparse.ArgumentParser, seconds: float | None = Non
     add("--ops", type=int, metavar="N", help="operations of each CPU in the whole run")
     add("--seed", type=int, metavar="N", help="of the workloads' choices and of hesitations")
     add("--runtime", choices=("auto", "free", "jitter"), help="how the CPUs run (default: auto)")
+    group = parser.add_argument_group("debugging", "As the kernel's boot parameters; slower.")
+    add = group.add_argument
+    add("--slab-debug", metavar="FZPUTA[,CACHE...]",
+        help="consistency checks, red zones, poison, user tracking, ...; of all caches, or those named")  # fmt: skip
+    add("--page-poison", action="store_true", default=None, help="fill and check free pages")
+    add("--page-owner", action="store_true", default=None, help="keep who allocated each page")
+    add("--kasan", action="store_true", default=None, help="check every access to memory")
+    attr = "INTERVAL,PROBABILITY,SPACE,TIMES"
+    add("--failslab", metavar=attr, help="have allocations of objects fail; times -1: for ever")
+    add("--fail-page-alloc", metavar=attr, help="have allocations of pages fail")
 
 
 def run_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -59,16 +72,19 @@ class Ran(NamedTuple):
 
 
 def run_scenario(
-    scenario: Scenario, run: Callable[[Machine], StressResult], *, lockstat: bool
+    scenario: Scenario, run: Callable[[Machine], StressResult], **arguments: bool
 ) -> Ran:
     """
     Boot a machine for *scenario*, have *run* do it, and close the machine, whatever happens.
+
+    Args:
+        arguments: of :class:`concmem.Machine`.
 
     Raises:
         BadArgument: this host has no memory or threads for it.
     """
     try:
-        machine = scenario.boot(lockstat=lockstat)
+        machine = scenario.boot(**arguments)
     except (OSError, MemoryError, RuntimeError) as error:
         raise BadArgument(f"the machine cannot be booted: {error}") from None
     result: StressResult | None = None

@@ -85,6 +85,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--html", metavar="FILE", help="write the report as a page with pictures")
     add("--procfs", metavar="DIR", help="keep the machine's /proc files there, every second")
     add("--list", action="store_true", help="list the scenarios and workloads, and end")
+    add("--kmemleak", action="store_true", help="look for leaks at the end: runs slower")
     add("--no-progress", action="store_true", help="show no progress during the run")
     add("--lockdep", action="store_true", default=None,
         help="validate the order of locks: what could deadlock is an error")  # fmt: skip
@@ -112,9 +113,10 @@ def run(args: argparse.Namespace) -> int:
         scenario,
         lambda machine: _run(machine, scenario, args, exports),
         lockstat=not args.no_lockstat,
+        kmemleak=args.kmemleak,
     )
     result = ran.result
-    again = _again(args.scenario, scenario, ran)
+    again = _again(args.scenario, scenario, ran, args.kmemleak)
     report = _report(result, again) if args.report or html is not None else None
     out = sys.stderr if "-" in (args.json, args.html) else sys.stdout
     _show(out, result, again, report if args.report else None)
@@ -180,7 +182,7 @@ def _show(stream: TextIO, result: StressResult, again: str, report: Report | Non
     print_text(console, verdict_line(result, again), style)
 
 
-def _again(source: str, scenario: Scenario, ran: Ran) -> str:
+def _again(source: str, scenario: Scenario, ran: Ran, kmemleak: bool) -> str:
     """The command line that runs the same again."""
     return command_line(
         "stress",
@@ -194,7 +196,9 @@ def _again(source: str, scenario: Scenario, ran: Ran) -> str:
             "seed": scenario.seed,
             "runtime": ran.runtime,
             "verify_every": scenario.verify_every,
-            "lockdep": scenario.lockdep or None,
+            "lockdep": scenario.lockdep,
+            **scenario.debug_options,
+            "kmemleak": kmemleak,
         },
     )
 

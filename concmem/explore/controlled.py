@@ -200,7 +200,8 @@ class ControlledRuntime(api.Runtime):
         if main.kind is None:
             main.kind = op.STARTED
             main.object = cpu
-            ex.start([main])
+            if not cpu.in_interrupt:  # else as soon as that has ended
+                ex.start([main])
             ex.update(main)
         return job
 
@@ -463,9 +464,11 @@ class ControlledRuntime(api.Runtime):
 
     @property
     def jiffies(self) -> int:
+        self.execution.look(op.CLOCK, None)
         return self.execution.jiffies
 
     def clock_ns(self) -> int:
+        self.execution.look(op.CLOCK, None)
         return self.execution.now_ns
 
     def rng(self, stream: object) -> Random:

@@ -102,13 +102,18 @@ class Execution:
         """Steps taken."""
         self.trace: list[Any] = []
         """Task, kind, object of each step, and of notes (`operation.NOTES`); flat."""
+        self.looks: list[tuple[str, Any]] = []
+        """
+        What the running task has seen of the harness besides its operations: kind, object. No points, but
+        their place among the steps of others may matter. Who reads them empties the list.
+        """
+        self.fired: Waiter | None = None
+        """Whose time-out came last because nobody could go on."""
         self.deviations: list[tuple[int, int]] = []
         """The schedule so far, see `Schedule`."""
         self.cpus: list[ControlledCpu] = []
         self.finding: Finding | None = None
         """What is wrong, once something is."""
-        self.left_pending: list[op.Operation] = []
-        """What tasks were about to do when an execution was broken off."""
         self.scheduler_error: BaseException | None = None
         """What the scheduler has raised."""
         self.aborting = False
@@ -127,6 +132,8 @@ class Execution:
         """The lock validator, if it is on."""
         self.task_exits: list[Callable[[], None]] = []
         self.on_body_failure: Callable[[Task, BaseException], None] = lambda _task, _error: None
+        self.on_stop: Callable[[], None] = lambda: None
+        """Called when nobody is to take another step, and nothing is unwound yet."""
         self._goal: Callable[[], bool] | None = None
         self._paused = self.driver
         self._waiting_ns = 0
@@ -178,6 +185,7 @@ class Execution:
             elif self.stops is not None and self.stops.look():
                 continue
             elif self._is_over():
+                self._stopped()
                 return self.driver
             elif self.timers:
                 lost_wakeup(self)
@@ -406,7 +414,7 @@ class Execution:
             while True:
                 if self.current is cpu.irq:
                     self._take_interrupt(cpu)
-                else:
+                if cpu.run_queue:  # perhaps since an interrupt that it was in the middle of
                     self._run_bodies(cpu)
                 chosen = self._pick()
                 self._switch_to(chosen)
@@ -469,24 +477,22 @@ class Execution:
         """Something is wrong: end the execution. Does not return."""
         if self.finding is None:
             self.finding = Finding(kind, error, task, self.step, subject)
-            self.left_pending = self.pending()
+            self._stopped()
         self._choose = _abort
         raise ExecutionAborted
+
+    def _stopped(self) -> None:
+        """Nobody takes another step, unless for a check."""
+        if self._goal is None:
+            self.on_stop()
 
     def broken(self, error: BaseException) -> NoReturn:
         """The scheduler raised *error*, which is none of the running body's business."""
         if not isinstance(error, ExecutionAborted) and self.scheduler_error is None:
             self.scheduler_error = error
-            self.left_pending = self.pending()
+            self._stopped()
         self._choose = _abort
         raise ExecutionAborted
-
-    def pending(self) -> list[op.Operation]:
-        """What every task that has not ended is about to do, or waits to do."""
-        tasks = [task for cpu in self.cpus for task in (cpu.main, cpu.irq)]
-        return [
-            op.Operation(task, task.kind, task.object) for task in tasks if task.kind is not None
-        ]
 
     def cycle(self, me: Task) -> None:
         """*me* has just been blocked: does it wait for itself? Reported while others still run."""
@@ -494,6 +500,11 @@ class Execution:
         if circle:
             text = "a circle: " + "; ".join(map(describe_wait, circle))
             self.fail("deadlock", text, me, subject_of(circle))
+
+    def look(self, kind: str, obj: object) -> None:
+        """The running task, if there is one, looks at *obj*."""
+        if self.current is not None:
+            self.looks.append((kind, obj))
 
     def nr_tasks(self) -> int:
         """Tasks that have taken a step."""

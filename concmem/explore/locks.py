@@ -168,6 +168,8 @@ class ControlledLock:
             self.give_up(me)
 
     def locked(self) -> bool:
+        if self.owner is not self._ex.current:
+            self._ex.look(op.PEEK, self)
         return self.owner is not None
 
     def nested(self, subclass: int) -> Lock:

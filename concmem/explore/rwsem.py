@@ -127,6 +127,8 @@ class ControlledRwSem:
             self._ex.unblock(task)
 
     def locked(self) -> bool:
+        if self.owner is not self._ex.current:
+            self._ex.look(op.PEEK, self)
         return self.owner is not None or bool(self.readers)
 
     def holder_to_wait_for(self) -> Task | None:

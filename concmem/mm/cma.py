@@ -16,12 +16,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from concmem.errors import BadArgument, BadArgumentType, BadFree
+from concmem.mm.gfp import GFP_KERNEL
 from concmem.mm.migratetype import CMA, ISOLATE
 from concmem.mm.page import Page
 from concmem.mm.zone import Zone
 from concmem.units import PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
 
 if TYPE_CHECKING:
+    from concmem.mm.debug.page_debug import PageDebug
     from concmem.mm.vmstat import VmEvents
     from concmem.runtime.api import Runtime
 
@@ -41,12 +43,14 @@ class CmaArea:
         nr_pages: int,
         events: VmEvents,
         drain_all_pages: Callable[[], None],
+        debug: PageDebug | None = None,
     ) -> None:
         self.zone = zone
         self.base_pfn = base_pfn
         self.nr_pages = nr_pages
         self._events = events
         self._drain_all_pages = drain_all_pages
+        self._debug = debug
         self._smp_processor_id = rt.smp_processor_id
         self._lock = rt.spinlock("cma->lock", irqsave=True)
         self._mutex = rt.mutex("cma_mutex")
@@ -80,9 +84,16 @@ class CmaArea:
                     with self._lock:
                         self._bitmap[start : start + nr_pages] = bytes(nr_pages)
             if page is not None:
+                self._post_alloc(page.pfn, nr_pages)
                 self._events.count("cma_alloc_success")
                 return page
             start += 1
+
+    def _post_alloc(self, start: int, nr_pages: int) -> None:
+        """Debugging sees the pages before anybody else does."""
+        if self._debug is not None:
+            for pfn in range(start, start + nr_pages):
+                self._debug.post_alloc(self.zone.mem_map.page(pfn, self.zone), 0, GFP_KERNEL)
 
     def check_range(self, page: Page, nr_pages: int) -> int:
         """Offset of the range in the area, or `BadFree` when it was not allocated here."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from bisect import bisect_left
 from types import FrameType
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from concmem.errors import BadArgument, BadArgumentType, BadFree, DoubleFree, KernelBug
 from concmem.mm import gfp as gfp_flags
@@ -25,6 +25,7 @@ from concmem.mm.slab_geometry import get_order
 from concmem.units import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
+    from concmem.mm.debug.kasan import Kasan
     from concmem.mm.kmem_cache import KmemCache
     from concmem.mm.memory import Memory
     from concmem.mm.page import Page
@@ -107,8 +108,11 @@ class Kmalloc:
         page_alloc: PageAllocator,
         slab: SlabCommon,
         vmalloc: Vmalloc,
+        kasan: Kasan | None = None,
     ) -> None:
         self._rt = rt
+        self._slab = slab
+        self._kasan = kasan
         self._memory = memory
         self._page_alloc = page_alloc
         self._events = page_alloc.events
@@ -129,8 +133,18 @@ class Kmalloc:
         }
         """By prefix of the name and size class."""
         self._table = self._make_table()
-        self.kmalloc = self._make_kmalloc()
+        if any(map(self._keeps_size, self._all_caches())):
+            self.kmalloc = self._make_kmalloc_sized()
+        else:
+            self.kmalloc = self._make_kmalloc()
         self.kfree = self.kvfree = self._make_kfree()
+
+    def _all_caches(self) -> list[KmemCache]:
+        return [s for by_size in self.caches.values() for s in by_size.values()]
+
+    def _keeps_size(self, s: KmemCache) -> bool:
+        """Whether debugging wants to know what was asked for of an object of *s*."""
+        return self._kasan is not None or bool(s.layout and s.layout.orig_size_offset)
 
     def _make_table(self) -> list[Alloc]:
         """
@@ -183,6 +197,24 @@ class Kmalloc:
 
         return kmalloc
 
+    def _make_kmalloc_sized(self) -> KmallocFunction:
+        """`kmalloc` of a machine that keeps what was asked for, for all caches or some."""
+        general, cache_for = self._kmalloc_general, self._cache_for
+        sized = frozenset(filter(self._keeps_size, self._all_caches()))
+
+        def kmalloc(size: int, gfp: int = GFP_KERNEL, node: int | None = None) -> int | None:
+            """As any machine's ``kmalloc``."""
+            check_gfp(gfp)
+            if size.__class__ is not int or not 0 < size <= KMALLOC_MAX_CACHE_SIZE:
+                return general(size, gfp, node)
+            s = cache_for(size, gfp)
+            alloc: Any = s.alloc
+            wanted = (size,) if s in sized else ()
+            address: int | None = alloc(gfp & ~_OTHER_TYPES, node, *wanted)
+            return address
+
+        return kmalloc
+
     def _kmalloc_general(self, size: int, gfp: int, node: int | None) -> int | None:
         check_size(size)
         check_gfp(gfp)
@@ -215,6 +247,8 @@ class Kmalloc:
         for number in range(1 << page.order):
             self._slabs[(address >> PAGE_SHIFT) + number] = page
         page.zone.zone_pgdat.account_slab(False, 1 << page.order)
+        if self._kasan is not None:
+            self._kasan.kmalloc_large(address, size, page.order)
         return address
 
     def kzalloc(self, size: int, gfp: int = GFP_KERNEL, node: int | None = None) -> int | None:
@@ -331,7 +365,10 @@ class Kmalloc:
                 return vm.nr_pages * PAGE_SIZE
         elif address in page.owners:
             s = page.slab_cache
-            return PAGE_SIZE << page.order if s is None else s.usable_size()
+            if s is None:
+                return PAGE_SIZE << page.order
+            self._slab.skip_orig_size_check(s, address)
+            return s.usable_size()
         raise BadFree(f"address: {address:#x} is not the start of an allocation")
 
     def krealloc(self, address: int | None, new_size: int, gfp: int = GFP_KERNEL) -> int | None:
@@ -350,6 +387,8 @@ class Kmalloc:
             return ZERO_SIZE_PTR
         old_size = self.ksize(address)
         if old_size >= new_size:
+            if self._kasan is not None:
+                self._kasan.krealloc(address, new_size, old_size)
             return address
         new = self.kmalloc(new_size, gfp)
         if new is not None:

@@ -19,10 +19,11 @@ Follows ``mm/slub.c`` of Linux 6.12, with the lists and colours of the older ``m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from concmem.errors import CacheDestroyed, FreepointerCorrupt
 from concmem.mm import gfp as gfp_flags
+from concmem.mm.debug.object_layout import ObjectLayout
 from concmem.mm.freelist import HardenedWords
 from concmem.mm.gfp import GFP_KERNEL
 from concmem.mm.kmem_cache_cpu import EVENT_NAMES
@@ -30,7 +31,11 @@ from concmem.mm.page import INUSE_MASK, OBJECTS_MASK, OBJECTS_SHIFT
 from concmem.mm.slab_flags import (
     SLAB_CACHE_DMA,
     SLAB_CACHE_DMA32,
+    SLAB_DEBUG_FLAGS,
+    SLAB_POISON,
     SLAB_RECLAIM_ACCOUNT,
+    SLAB_RED_ZONE,
+    SLAB_STORE_USER,
     SLAB_TYPESAFE_BY_RCU,
 )
 from concmem.mm.statistics import SlabCpuStatistics, SlabNodeStatistics, SlabStatistics
@@ -55,7 +60,26 @@ class FreelistOptions(NamedTuple):
     """CONFIG_SLAB_FREELIST_HARDENED: free pointers are stored encoded."""
 
 
-PARTS: Final = frozenset(("alloc", "free", "cpu_slab", "node", "rng", "random", "random_seq"))
+class Bulk(Protocol):
+    """Many objects at once."""
+
+    def alloc_bulk(self, s: KmemCache, nr: int, gfp: int) -> list[int]:
+        """See `KmemCache.alloc_bulk`."""
+
+    def free_bulk(self, s: KmemCache, addresses: Sequence[int]) -> None:
+        """See `KmemCache.free_bulk`."""
+
+
+class Functions(NamedTuple):
+    """How objects of a cache are allocated and freed; chosen once for all."""
+
+    alloc: Alloc
+    free: Free
+    bulk: Bulk
+    """Many objects at once."""
+
+
+PARTS: Final = frozenset((*Functions._fields, "cpu_slab", "node", "rng", "random", "random_seq"))
 """What a cache is used with: its functions, what each CPU and each node has of it, its randomness."""
 
 
@@ -78,6 +102,7 @@ class KmemCache:
     # Of `PARTS`:
     alloc: Alloc
     free: Free
+    bulk: Bulk
     cpu_slab: PerCpu[KmemCacheCpu]
     node: Sequence[KmemCacheNode]
     """Lists of each NUMA node, by number."""
@@ -109,6 +134,8 @@ class KmemCache:
         """Of the free pointer in a free object."""
         self.size = geometry.size
         """From one object to the next."""
+        self.red_left_pad = geometry.red_left_pad
+        """Of the red zone before each object."""
         self.order = geometry.order
         """Of a slab's pages, when memory allows."""
         self.objs_per_slab = geometry.objects
@@ -130,6 +157,12 @@ class KmemCache:
         """Called with the address of each object of a new slab; free objects stay constructed."""
         self.usersize = usersize
         """Bytes that may be copied to or from user space."""
+        self.layout: ObjectLayout | None = None
+        """Of a debug cache: what must be where around an object. Others have none."""
+        if flags & SLAB_DEBUG_FLAGS:
+            self.layout = ObjectLayout(
+                object_size, geometry, flags, ctor is not None, bool(usersize)
+            )
         self.remote_node_defrag_ratio = 1000
         """0: never take partial slabs of other nodes. Else always."""
         self.birth_name = name
@@ -220,7 +253,11 @@ class KmemCache:
 
     def usable_size(self) -> int:
         """Bytes of an object that its owner may use (``slab_ksize``)."""
-        return self.inuse if self.flags & SLAB_TYPESAFE_BY_RCU or self.ctor else self.size
+        if self.flags & (SLAB_RED_ZONE | SLAB_POISON) or self._common.kasan is not None:
+            return self.object_size
+        if self.flags & (SLAB_TYPESAFE_BY_RCU | SLAB_STORE_USER) or self.ctor:
+            return self.inuse
+        return self.size
 
     # -- the rest of the interface
 
@@ -231,7 +268,7 @@ class KmemCache:
         Returns:
             Their addresses; none at all when memory is short.
         """
-        return self._common.bulk.alloc_bulk(self, nr, gfp)
+        return self.bulk.alloc_bulk(self, nr, gfp)
 
     def free_bulk(self, addresses: Sequence[int]) -> None:
         """
@@ -240,7 +277,7 @@ class KmemCache:
         Raises:
             BadFree, DoubleFree: as `free`; then none of them has been freed.
         """
-        self._common.bulk.free_bulk(self, addresses)
+        self.bulk.free_bulk(self, addresses)
 
     def flush_all(self) -> None:
         """Have every CPU give up the slabs it keeps. May sleep."""
@@ -255,6 +292,20 @@ class KmemCache:
             Slabs that are left on the partial lists.
         """
         return self._common.shrink(self)
+
+    def validate(self) -> int:
+        """
+        Check every slab and every object of a debug cache (``echo 1 > validate`` in sysfs).
+
+        What is wrong is reported and repaired. From any thread.
+
+        Returns:
+            Slabs looked at.
+
+        Raises:
+            BadArgument: it is no debug cache.
+        """
+        return self._common.validate(self)
 
     def destroy(self, name: str | None = None) -> None:
         """

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from concmem.mm.list_head import List, list_del
-from concmem.mm.page import PG_WORKINGSET
+from concmem.mm.page import FROZEN, INUSE_MASK, OBJECTS_MASK, OBJECTS_SHIFT, PG_WORKINGSET
 from concmem.runtime.api import lockdep_assert_held, lockless_reads
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class KmemCacheNode:
         "nr_full",
         "nr_partial",
         "nr_slabs_counter",
+        "slabs_disabled",
         "slabs_free",
         "slabs_full",
         "slabs_partial",
@@ -55,6 +56,8 @@ class KmemCacheNode:
         self.slabs_partial: List[Page] = List()
         self.slabs_free: List[Page] = List()
         self.slabs_full: List[Page] = List()
+        self.slabs_disabled: list[Page] = []
+        """Of a debug cache: slabs whose free list could not be trusted. They never come back."""
         self.nr_partial = 0
         self.nr_free_slabs = 0
         self.nr_full = 0
@@ -133,9 +136,70 @@ class KmemCacheNode:
         list_del(slab)
         self.nr_full -= 1
 
+    # -- debug caches, whose slabs change under list_lock only
+
+    def set_slab(self, slab: Page, freelist: int, counters: int) -> None:
+        """Change a slab, and put it on the list where it belongs then. Caller holds list_lock."""
+        pair = slab.freelist_counters
+        before = pair.second
+        pair.set(freelist, counters)
+        self.free_objects_counter.add(_nr_free(counters) - _nr_free(before))
+        if slab.prev is not None:  # else it is on no list yet
+            old, new = _state(before), _state(counters)
+            if old != new:
+                self._remove(slab, old)
+                self._add_to(new, slab, tail=old == _FULL)
+
+    def add_slab(self, slab: Page) -> None:
+        """Put a slab that is on no list where it belongs."""
+        self._add_to(_state(slab.freelist_counters.second), slab, tail=False)
+
+    def disable_slab(self, slab: Page) -> None:
+        """Nothing is to be had from *slab* any more: all objects count as in use. It is on no list then."""
+        lockdep_assert_held(self.list_lock)
+        pair = slab.freelist_counters
+        before = pair.second
+        if slab.prev is not None:
+            self._remove(slab, _state(before))
+        objects = before >> OBJECTS_SHIFT & OBJECTS_MASK
+        pair.set(0, objects << OBJECTS_SHIFT | objects | FROZEN)
+        self.free_objects_counter.add(-_nr_free(before))
+        self.slabs_disabled.append(slab)
+
+    def _add_to(self, state: int, slab: Page, tail: bool) -> None:
+        if state == _PARTIAL:
+            self.add_partial(slab, tail)
+        elif state == _FREE:
+            self.add_free(slab)
+        else:
+            self.add_full(slab)
+
+    def _remove(self, slab: Page, state: int) -> None:
+        if state == _PARTIAL:
+            self.remove_partial(slab)
+        elif state == _FREE:
+            self.remove_free(slab)
+        else:
+            self.remove_full(slab)
+
     @staticmethod
     def _add(slabs: List[Page], slab: Page, tail: bool) -> None:
         if tail:
             slabs.add_tail(slab)
         else:
             slabs.add(slab)
+
+
+_FREE, _PARTIAL, _FULL = range(3)
+
+
+def _state(counters: int) -> int:
+    """Which list a slab with these counters belongs on."""
+    inuse = counters & INUSE_MASK
+    if not inuse:
+        return _FREE
+    return _PARTIAL if inuse != counters >> OBJECTS_SHIFT & OBJECTS_MASK else _FULL
+
+
+def _nr_free(counters: int) -> int:
+    return (counters >> OBJECTS_SHIFT & OBJECTS_MASK) - (counters & INUSE_MASK)

@@ -3,8 +3,8 @@ Physical memory: real bytes behind addresses.
 
 One anonymous host mapping of the configured size, which the host backs page by page as it is
 touched, so that 16 GiB cost nothing until used. Addresses are integers in the kernel's direct map:
-physical address *p* is at ``PAGE_OFFSET + p``. Any other address goes through the page tables, if the
-machine has some.
+physical address *p* is at ``PAGE_OFFSET + p``. The kernel's own data (:mod:`concmem.mm.sections`) are behind
+that, at ``KERNEL_DATA_START``. Any other address goes through the page tables, if the machine has some.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ import mmap
 from typing import TYPE_CHECKING, Final
 
 from concmem.errors import BadArgument, MachineClosed
-from concmem.units import PAGE_OFFSET, PAGE_SIZE, VMALLOC_END, VMALLOC_START
+from concmem.units import (
+    KERNEL_DATA_SIZE,
+    KERNEL_DATA_START,
+    PAGE_OFFSET,
+    PAGE_SIZE,
+    VMALLOC_END,
+    VMALLOC_START,
+)
 
 if TYPE_CHECKING:
     from concmem.mm.page_table import PageTable
@@ -22,14 +29,16 @@ _MAP_NORESERVE: Final = 0x4000  # Linux; the mmap module names it from Python 3.
 
 
 class Memory:
-    """The bytes of *size* (a multiple of ``PAGE_SIZE``) physical memory."""
+    """The bytes of *size* (a multiple of ``PAGE_SIZE``) physical memory, and of the kernel's data."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.page_table: PageTable | None = None
         """The kernel's own page tables; set at boot."""
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-        self._bytes = mmap.mmap(-1, size, flags=flags)
+        self._bytes = mmap.mmap(-1, size + KERNEL_DATA_SIZE, flags=flags)
+        self._kernel_data = size
+        """Where the kernel's data begin in it."""
         self._views: list[memoryview] = []  # append only
 
     def _translate(self, address: int, nr_bytes: int) -> list[tuple[int, int]]:
@@ -45,6 +54,9 @@ class Memory:
             raise BadArgument(f"nr_bytes: must not be negative, got {nr_bytes}")
         if self.page_table is not None and VMALLOC_START <= address < VMALLOC_END:
             return self.page_table.translate(address, nr_bytes)
+        offset = address - KERNEL_DATA_START
+        if 0 <= offset <= KERNEL_DATA_SIZE - nr_bytes:
+            return [(self._kernel_data + offset, nr_bytes)]
         raise BadArgument(
             f"address: {address:#x}+{nr_bytes} is outside of memory, "
             f"{PAGE_OFFSET:#x} to {PAGE_OFFSET + self.size - 1:#x}"
@@ -91,12 +103,12 @@ class Memory:
 
     def words(self) -> memoryview:
         """
-        All memory as native 8-byte words, for who follows pointers in hot paths.
+        All physical memory as native 8-byte words, for who follows pointers in hot paths.
 
         Word *i* is at ``PAGE_OFFSET + 8 * i``. Take one view for each CPU and keep it: on a
         free-threaded interpreter a shared one would be a contended reference count.
         """
-        view = memoryview(self._bytes).cast("Q")
+        view = memoryview(self._bytes)[: self.size].cast("Q")
         self._views.append(view)
         return view
 

@@ -26,12 +26,14 @@ from concmem.mm.alloc_flags import (
     WMARK_HIGH,
     WMARK_MIN,
 )
+from concmem.mm.debug.page_debug import make_debug_alloc_pages, make_debug_free_pages
+from concmem.mm.debug.page_report import dump_page
 from concmem.mm.fast_path import AllocPages, FreePages, make_alloc_pages, make_free_pages
 from concmem.mm.gfp import check_gfp
 from concmem.mm.mem_map import MemMap
 from concmem.mm.memory import Memory, pfn_to_virt
 from concmem.mm.migratetype import ISOLATE, MOVABLE, PCPTYPES
-from concmem.mm.page import FLAGS_CHECK_AT_FREE, PAGE_TYPE_NONE, Page, show_page_flags
+from concmem.mm.page import FLAGS_CHECK_AT_FREE, PAGE_TYPE_NONE, Page
 from concmem.mm.per_cpu_pageset import pcp_allowed_order
 from concmem.mm.zone import ZONE_BELOW_HIGH, ZONE_NAMES, Zone
 from concmem.mm.zonelist import AllocContext, build_context
@@ -39,6 +41,7 @@ from concmem.runtime.api import HOT, HOT_FREE
 from concmem.units import MAX_PAGE_ORDER, PAGE_SHIFT
 
 if TYPE_CHECKING:
+    from concmem.mm.debug.page_debug import PageDebug
     from concmem.mm.node import PgData
     from concmem.mm.per_cpu_pageset import PerCpuPageset
     from concmem.mm.slow_path import SlowPath
@@ -80,18 +83,25 @@ class PageAllocator:
         mem_map: MemMap,
         nodes: Sequence[PgData],
         events: VmEvents,
+        debug: PageDebug | None = None,
     ) -> None:
         self.rt = rt
         self.memory = memory
         self.mem_map = mem_map
         self.nodes = nodes
         self.events = events
+        self.debug = debug
+        """Of a machine that debugs its pages."""
         self._node_of_cpu = {cpu: node.node_id for node in nodes for cpu in node.cpus}
         # Offsets of each CPU's own dictionaries of what it has looked up before.
         self._contexts = rt.percpu(dict, "alloc_contexts").offset
         self._node_contexts = rt.percpu(dict, "alloc_contexts of nodes").offset
-        self.alloc_pages = make_alloc_pages(self)
-        self.free_pages = make_free_pages(self)
+        if debug is None:
+            self.alloc_pages = make_alloc_pages(self)
+            self.free_pages = make_free_pages(self)
+        else:
+            self.alloc_pages = make_debug_alloc_pages(self, debug)
+            self.free_pages = make_debug_free_pages(self, debug)
 
     # -- allocate
 
@@ -229,6 +239,8 @@ class PageAllocator:
             tail.order = 0
             tail.migratetype = page.migratetype
             tail._count.add(True)
+        if self.debug is not None:
+            self.debug.split(page, page.order)
         page.order = 0
 
     def put_page(self, page: Page) -> None:
@@ -315,12 +327,14 @@ class PageAllocator:
             reasons.append("non-NULL mapping")
         if page.flags & FLAGS_CHECK_AT_FREE:
             reasons.append("PAGE_FLAGS_CHECK_AT_FREE flag(s) set")
-        if reasons:
-            page._count.add(True)
-            raise BadPageState(
-                f"BUG: Bad page state in process cpu{self.rt.smp_processor_id()}  "
-                f"pfn:{page.pfn:05x}\n"
-                f"page: refcount:{page._count.read()} mapcount:{page._mapcount + 1} "
-                f"mapping:{page.mapping!r} flags:{show_page_flags(page.flags)}\n"
-                f"page dumped because: {', '.join(reasons)}"
-            )
+        if not reasons:
+            return
+        page._count.add(True)
+        reason = (
+            f"BUG: Bad page state in process cpu{self.rt.smp_processor_id()}  pfn:{page.pfn:05x}"
+        )
+        why = ", ".join(reasons)
+        if self.debug is None:
+            raise BadPageState("\n".join([reason, *dump_page(page, why)]))
+        address = pfn_to_virt(page.pfn)
+        raise BadPageState(self.debug.reporter.report(page, reason, address, [], why, raised=True))

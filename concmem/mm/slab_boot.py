@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from concmem.mm.debug.slab_debugging import SlabDebugging
+from concmem.mm.debug.slub_check import SlubCheck
+from concmem.mm.debug.slub_debug import SlubDebug
+from concmem.mm.debug.slub_debug_alloc import SlubDebugAlloc
+from concmem.mm.debug.slub_debug_free import SlubDebugFree
+from concmem.mm.debug.slub_report import SlubReporter
+from concmem.mm.debug.slub_track import SlubTracks
+from concmem.mm.debug.slub_validate import SlubValidate
 from concmem.mm.kmem_cache import FreelistOptions, KmemCache
 from concmem.mm.kmem_cache_cpu import KmemCacheCpu
 from concmem.mm.kmem_cache_node import KmemCacheNode
@@ -16,6 +24,7 @@ from concmem.mm.slub_cpu import CpuSlabs
 from concmem.mm.slub_free import SlubFree
 
 if TYPE_CHECKING:
+    from concmem.mm.debug.debugging import Debugging
     from concmem.mm.log import KernelLog
     from concmem.mm.page_alloc import PageAllocator
     from concmem.mm.rcu import Rcu
@@ -33,7 +42,11 @@ REPLACEABLE = (
     Slub,
     SlubAlloc,
     SlubBulk,
+    SlubCheck,
+    SlubDebugAlloc,
+    SlubDebugFree,
     SlubFree,
+    SlubValidate,
 )
 """Classes of the slab allocator that a machine may replace by a subclass."""
 
@@ -52,11 +65,14 @@ def kmem_cache_init(
     make: Make,
     merge: bool,
     freelist: FreelistOptions,
+    debug: Debugging,
 ) -> SlabCommon:
     """The slab allocator, without a cache."""
     memory, nodes = page_alloc.memory, page_alloc.nodes
     words = rt.percpu(lambda: rt.watch_words(memory.words(), "freelist pointers"), "slab words")
-    pages = make(SlabPages)(rt, page_alloc, rcu)
+    reporter = SlubReporter(rt, memory, SlubTracks(rt, memory, debug.depot), debug.reports)
+    check = make(SlubCheck)(rt, memory, reporter)
+    pages = make(SlabPages)(rt, page_alloc, rcu, check, debug.kasan)
     cpu_slabs = make(CpuSlabs)(rt, pages, words.this)
     slub = make(Slub)(
         rt,
@@ -67,14 +83,27 @@ def kmem_cache_init(
         make(SlubAlloc)(rt, nodes, pages, cpu_slabs),
         make(SlubFree)(pages, cpu_slabs),
     )
+    slub_debug = SlubDebug(
+        slub,
+        make(SlubDebugAlloc)(rt, nodes, pages, cpu_slabs, check),
+        make(SlubDebugFree)(rt, pages, cpu_slabs, check),
+        check,
+    )
     return make(SlabCommon)(
         rt,
         slub,
         pages,
         cpu_slabs,
         make(SlubBulk)(slub),
+        SlabDebugging(
+            debug.slab_debug,
+            slub_debug,
+            check,
+            make(SlubValidate)(check),
+            debug.kasan,
+            debug.failslab,
+        ),
         rcu,
-        log,
         len(nodes),
         merge,
         freelist,

@@ -14,26 +14,33 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from concmem.errors import BadArgument, BadArgumentType, CacheBusy, MachineClosed
-from concmem.mm.kmem_cache import FreelistOptions, KmemCache
+from concmem.errors import BadArgument, BadArgumentType, MachineClosed
+from concmem.mm.kmem_cache import FreelistOptions, Functions, KmemCache
 from concmem.mm.kmem_cache_cpu import KmemCacheCpu
 from concmem.mm.kmem_cache_node import KmemCacheNode
-from concmem.mm.memory import pfn_to_virt
-from concmem.mm.page import INUSE_MASK, OBJECTS_MASK, OBJECTS_SHIFT, show_page_flags
+from concmem.mm.page import INUSE_MASK, OBJECTS_MASK, OBJECTS_SHIFT
 from concmem.mm.slab_flags import (
     ALL_FLAGS,
+    DEBUG_METADATA_FLAGS,
     SLAB_MERGE_SAME,
     SLAB_NEVER_MERGE,
     SLAB_TYPESAFE_BY_RCU,
 )
-from concmem.mm.slab_geometry import WORD, align_up, calculate_alignment, calculate_geometry
+from concmem.mm.slab_geometry import (
+    WORD,
+    align_up,
+    calculate_alignment,
+    calculate_geometry,
+    get_order,
+)
 from concmem.mm.slub_fast_path import make_alloc, make_free
 from concmem.units import MAX_PAGE_ORDER, PAGE_SIZE
 
 if TYPE_CHECKING:
-    from concmem.mm.log import KernelLog
+    from concmem.mm.debug.slab_debugging import SlabDebugging
     from concmem.mm.page import Page
     from concmem.mm.rcu import Rcu
+    from concmem.mm.slab_geometry import Geometry
     from concmem.mm.slab_page import SlabPages
     from concmem.mm.slub import Slub
     from concmem.mm.slub_bulk import SlubBulk
@@ -65,22 +72,25 @@ class SlabCommon:
         pages: SlabPages,
         cpu_slabs: CpuSlabs,
         bulk: SlubBulk,
+        debug: SlabDebugging,
         rcu: Rcu,
-        log: KernelLog,
         nr_nodes: int,
         merge: bool,
         freelist: FreelistOptions,
         cache_classes: tuple[type[KmemCache], type[KmemCacheCpu], type[KmemCacheNode]],
     ) -> None:
         self._rt = rt
-        self._slub = slub
+        self.slub = slub
         self._pages = pages
         self.cpu_slabs = cpu_slabs
-        self.bulk = bulk
+        self._bulk = bulk
+        self.debug = debug
+        self.kasan = debug.kasan
+        """Of a checked machine."""
         self.rcu = rcu
-        self._log = log
         self._nr_nodes = nr_nodes
-        self._merge = merge
+        # What has an object must be known exactly where every access is checked.
+        self._merge = merge and debug.kasan is None
         self._freelist = freelist
         self._classes = cache_classes
         # What who uses a destroyed cache finds: no free list, and nobody's objects.
@@ -134,7 +144,8 @@ class SlabCommon:
             BadArgument: something cannot be, or the name is taken.
         """
         self._check(name, size, align, flags, ctor)
-        if not self._slub.memory.size:
+        flags = self.debug.options.flags_for(name, flags)
+        if not self.slub.memory.size:
             raise MachineClosed(f"kmem_cache_create: {name}: the machine has been shut down")
         with self._slab_mutex:
             if name in self._names:
@@ -202,25 +213,55 @@ class SlabCommon:
         ctor: Callable[[int], None] | None,
         usersize: int,
     ) -> KmemCache:
-        rt = self._rt
-        geometry = calculate_geometry(size, align, flags, ctor is not None, rt.nr_cpus)
-        if geometry is None:
-            raise BadArgument(f"size: {size} with align {align} is more than the largest block")
-        return self._classes[0](self, rt, name, size, geometry, flags, ctor, usersize)
+        geometry, flags = self._geometry(size, align, flags, ctor is not None, bool(usersize))
+        s = self._classes[0](self, self._rt, name, size, geometry, flags, ctor, usersize)
+        if s.layout is not None:
+            self._pages.events.switch_on("slub_debug_on")
+        return s
 
     def make_parts(self, s: KmemCache) -> dict[str, Any]:
-        """What *s* is used with (`PARTS`). Takes no lock: it may be needed anywhere."""
+        """
+        What *s* is used with (`PARTS`): here it is chosen how its objects are allocated and freed.
+
+        Takes no lock: it may be needed anywhere.
+        """
         rt = self._rt
+        debug = self.debug
         _, cpu_class, node_class = self._classes
         fp_offset = s.offset // WORD
         cpu_slab = rt.percpu(lambda: rt.watch(cpu_class(rt, fp_offset)), f"{s.name} cpu_slab")
+        if s.layout is None:
+            alloc = make_alloc(s, self.slub, cpu_slab.offset)
+            functions = Functions(alloc, make_free(s, self.slub, cpu_slab.offset), self._bulk)
+        else:
+            functions = debug.slub.functions(s, cpu_slab.offset)
+        if debug.kasan is not None:
+            functions = debug.kasan.watch(s, functions)
+        if debug.failslab is not None:
+            functions = debug.failslab.watch(s, functions)
         return {
             "node": [rt.watch(node_class(rt, number)) for number in range(self._nr_nodes)],
             "cpu_slab": cpu_slab,
-            "alloc": make_alloc(s, self._slub, cpu_slab.offset),
-            "free": make_free(s, self._slub, cpu_slab.offset),
+            **functions._asdict(),
             **s.make_random(rt.rng(f"kmem_cache {s.birth_name}"), self._freelist),
         }
+
+    def _geometry(
+        self, size: int, align: int, flags: int, has_ctor: bool, is_kmalloc: bool
+    ) -> tuple[Geometry, int]:
+        """The layout of a cache, and the flags that are left of *flags*."""
+        nr_cpus, kasan = self._rt.nr_cpus, self.kasan is not None
+        geometry = calculate_geometry(size, align, flags, has_ctor, nr_cpus, is_kmalloc, kasan)
+        larger = geometry is None or geometry.min_order > get_order(size)
+        if larger and self.debug.options.disable_higher_order:
+            flags &= ~DEBUG_METADATA_FLAGS
+            geometry = calculate_geometry(size, align, flags, has_ctor, nr_cpus, is_kmalloc, kasan)
+        if geometry is None:
+            debugged = " and debugging" if flags & DEBUG_METADATA_FLAGS else ""
+            raise BadArgument(
+                f"size: {size} with align {align}{debugged} is more than the largest block"
+            )
+        return geometry, flags
 
     # -- shrink
 
@@ -231,6 +272,8 @@ class SlabCommon:
         return self._shrink(s)
 
     def _shrink(self, s: KmemCache) -> int:
+        if self.kasan is not None:
+            self.kasan.quarantine.remove_cache(s)
         self.cpu_slabs.flush_all(s)
         return sum(self._shrink_node(s, node) for node in range(self._nr_nodes))
 
@@ -241,6 +284,7 @@ class SlabCommon:
             discard = list(n.slabs_free)
             for slab in discard:
                 n.remove_free(slab)
+                n.dec_slabs_node(slab.objects)
             for slab in n.slabs_partial:
                 free = self._nr_free(slab)
                 if free <= SHRINK_PROMOTE_MAX:
@@ -251,7 +295,8 @@ class SlabCommon:
                     n.add_partial(slab, tail=False)
             left = n.nr_partial
         for slab in discard:
-            self._pages.discard_slab(s, slab)
+            s.cpu_slab.this().count("free_slab")
+            self._pages.free_slab(s, slab)
         return left
 
     @staticmethod
@@ -263,6 +308,19 @@ class SlabCommon:
     @staticmethod
     def _promote(promote: list[list[Page]], free: int, slab: Page) -> None:
         promote[free - 1].append(slab)
+
+    # -- validate
+
+    def validate(self, s: KmemCache) -> int:
+        """See `KmemCache.validate`."""
+        if s.layout is None:
+            raise BadArgument(f"cache: {s.name} is no debug cache, so there is nothing to validate")
+        return self.debug.validate.validate_slab_cache(s)
+
+    def skip_orig_size_check(self, s: KmemCache, address: int) -> None:
+        """Somebody has asked how large an object is, and may use all of it from now on."""
+        if s.layout is not None:
+            self.debug.check.tracks.set_orig_size(s.layout, address, s.object_size)
 
     # -- destroy
 
@@ -286,7 +344,7 @@ class SlabCommon:
             rcu_set = bool(s.flags & SLAB_TYPESAFE_BY_RCU)
             self._shrink(s)
             if any(n.nr_slabs for n in s.node):
-                raise self._objects_remaining(s)
+                raise self.debug.validate.objects_remaining(s)
             s.refcount = 0
             self._slab_caches.remove(s)
             for c in s.cpu_slab.all():
@@ -312,37 +370,6 @@ class SlabCommon:
 
     def _release(self, s: KmemCache) -> None:
         self._rt.free_percpu(s.cpu_slab, self._dead_cpu_slab)
-
-    def _objects_remaining(self, s: KmemCache) -> CacheBusy:
-        """Report what is live (``list_slab_objects``). Caller holds slab_mutex."""
-        live = []
-        for n in s.node:
-            with n.list_lock:
-                slabs = [*n.slabs_partial, *n.slabs_full]
-            for slab in slabs:
-                live += sorted(slab.owners)
-                self._report_slab(s, slab)
-        shown = ", ".join(hex(address) for address in live[:3])
-        return CacheBusy(
-            f"cache: {s.name} still has {len(live)} objects ({shown}{', ...' if live[3:] else ''}): "
-            "Objects remaining on __kmem_cache_shutdown(), see the kernel log"
-        )
-
-    def _report_slab(self, s: KmemCache, slab: Page) -> None:
-        base = pfn_to_virt(slab.pfn)
-        lines = [
-            "=" * 77,
-            f"BUG {s.name} (Not tainted): Objects remaining on __kmem_cache_shutdown()",
-            "-" * 77,
-            "",
-            f"Slab {base:#018x} objects={slab.objects} used={slab.inuse} "
-            f"fp={slab.freelist or 0:#018x} flags={show_page_flags(slab.flags)}",
-            *(
-                f"Object {address:#018x} @offset={address - base}"
-                for address in sorted(slab.owners)
-            ),
-        ]
-        self._log.printk("\n".join(lines))
 
 
 def _whole_number(name: str, value: object) -> int:

@@ -19,8 +19,10 @@ from concmem.mm.slab_flags import SLAB_TYPESAFE_BY_RCU
 from concmem.units import PAGE_SHIFT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from concmem.mm.debug.kasan import Kasan
+    from concmem.mm.debug.slub_check import SlubCheck
     from concmem.mm.kmem_cache import KmemCache
     from concmem.mm.page import Page
     from concmem.mm.page_alloc import PageAllocator
@@ -45,8 +47,17 @@ _GFP_CONSTRAINT_MASK = gfp_flags.HARDWALL | gfp_flags.THISNODE
 class SlabPages:
     """Makes and frees slabs of all caches of a machine."""
 
-    def __init__(self, rt: Runtime, page_alloc: PageAllocator, rcu: Rcu) -> None:
+    def __init__(
+        self,
+        rt: Runtime,
+        page_alloc: PageAllocator,
+        rcu: Rcu,
+        check: SlubCheck,
+        kasan: Kasan | None = None,
+    ) -> None:
         self._rt = rt
+        self._check = check
+        self._kasan = kasan
         self.events = page_alloc.events
         self._page_alloc = page_alloc
         self._slabs = page_alloc.mem_map.slabs
@@ -55,13 +66,20 @@ class SlabPages:
     # -- a new slab
 
     def new_slab(self, s: KmemCache, gfp: int, node: int | None, words: Words) -> Page | None:
+        """As `allocate_slab`, and the slab is counted on its node."""
+        slab = self.allocate_slab(s, gfp, node, words)
+        if slab is not None:
+            s.node[slab.zone.zone_pgdat.node_id].inc_slabs_node(slab.objects)
+        return slab
+
+    def allocate_slab(self, s: KmemCache, gfp: int, node: int | None, words: Words) -> Page | None:
         """
-        A slab of *s*, all objects on its free list, counted on its node.
+        A slab of *s*, all objects on its free list.
 
         May sleep when *gfp* has ``DIRECT_RECLAIM``; interrupts are enabled. ``None``: no memory.
         """
         gfp = gfp & (_GFP_RECLAIM_MASK | _GFP_CONSTRAINT_MASK) | s.allocflags
-        slab, order = self._allocate_slab(s, gfp, node)
+        slab, order = self._alloc_slab_page(s, gfp, node)
         if slab is None:
             return None
         objects = s.objs_per_slab if order == s.order else s.min_objects
@@ -71,10 +89,9 @@ class SlabPages:
             self._page_alloc.free_pages(slab, order)
             raise
         slab.zone.zone_pgdat.account_slab(s.reclaimable, 1 << order)
-        s.node[slab.zone.zone_pgdat.node_id].inc_slabs_node(objects)
         return slab
 
-    def _allocate_slab(self, s: KmemCache, gfp: int, node: int | None) -> tuple[Page | None, int]:
+    def _alloc_slab_page(self, s: KmemCache, gfp: int, node: int | None) -> tuple[Page | None, int]:
         """Pages, and their order: the one wanted, without much trying, or else the smallest."""
         try_gfp = (gfp | gfp_flags.NOWARN | gfp_flags.NORETRY) & ~gfp_flags.NOFAIL
         if gfp & gfp_flags.DIRECT_RECLAIM and s.order > s.min_order:
@@ -90,11 +107,9 @@ class SlabPages:
     def _set_up(self, s: KmemCache, slab: Page, order: int, objects: int, words: Words) -> None:
         """Make pages a slab. Nobody else knows them yet."""
         base = pfn_to_virt(slab.pfn)
-        s_mem = base + self._next_colour(s, slab, order)
+        s_mem = base + self._next_colour(s, slab, order) + s.red_left_pad
         addresses = [s_mem + s.size * index for index in self._order_of(s, objects)]
-        if s.ctor is not None:
-            for address in addresses:
-                s.ctor(address)
+        self._set_up_objects(s, base, order, addresses)
         for address, following in zip(addresses, [*addresses[1:], 0], strict=True):
             s.set_freepointer(words, address, following)
         slab.slab_cache = s
@@ -110,6 +125,32 @@ class SlabPages:
         first = base >> PAGE_SHIFT
         for number in range(first, first + (1 << order)):
             self._slabs[number] = slab
+
+    def _set_up_objects(
+        self, s: KmemCache, base: int, order: int, addresses: Sequence[int]
+    ) -> None:
+        """What debugging wants to be in a slab, and what the constructor does (``setup_object``)."""
+        debugged = s.layout is not None
+        if debugged:
+            self._check.setup_slab(s, base, order)
+        if self._kasan is not None:
+            self._kasan.poison_slab(base, order)
+        for address in addresses:
+            if debugged:
+                self._check.setup_object(s, address)
+            if s.ctor is not None:
+                self._construct(s, s.ctor, address)
+
+    def _construct(self, s: KmemCache, ctor: Callable[[int], None], address: int) -> None:
+        """The constructor may use the object, and nobody else."""
+        if self._kasan is None:
+            ctor(address)
+            return
+        self._kasan.unpoison(address, s.object_size)
+        try:
+            ctor(address)
+        finally:
+            self._kasan.poison_object(address, s.object_size)
 
     def _order_of(self, s: KmemCache, objects: int) -> Sequence[int]:
         """Indices of the objects in the order of a new free list (``shuffle_freelist``)."""
@@ -135,9 +176,14 @@ class SlabPages:
 
     def discard_slab(self, s: KmemCache, slab: Page) -> None:
         """Give an empty slab back. The caller has taken it off all lists and holds no list_lock."""
-        objects = slab.objects
-        s.node[slab.zone.zone_pgdat.node_id].dec_slabs_node(objects)
+        s.node[slab.zone.zone_pgdat.node_id].dec_slabs_node(slab.objects)
         s.cpu_slab.this().count("free_slab")
+        self.free_slab(s, slab)
+
+    def free_slab(self, s: KmemCache, slab: Page) -> None:
+        """Give back an empty slab that is not counted any more, at once or after a grace period."""
+        if s.layout is not None and s.layout.checks:
+            self._check.check_empty_slab(s, slab)
         if s.flags & SLAB_TYPESAFE_BY_RCU:
             self._rcu.call_rcu(lambda: self._free_slab(s, slab))
         else:

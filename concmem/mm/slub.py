@@ -63,10 +63,10 @@ class Slub:
         s.check_alive()
         self.check_slab_gfp(s, gfp)
         if node is not None:
-            self._check_node(node)
+            self.check_node(node)
         address = self._alloc_from_freelist(s, node) or self.alloc.slab_alloc(s, gfp, node)
         if not address:
-            self._out_of_memory(s, gfp, node)
+            self.out_of_memory(s, gfp, node)
             return None
         self.hand_out(s, address)
         if gfp & gfp_flags.ZERO:
@@ -104,13 +104,14 @@ class Slub:
         if s.ctor is not None and gfp & gfp_flags.ZERO:
             raise BadArgument(f"gfp: __GFP_ZERO would undo what the constructor of {s.name} did")
 
-    def _check_node(self, node: object) -> None:
+    def check_node(self, node: object) -> None:
+        """Raise `BadArgument` unless *node* is one of the machine's."""
         if isinstance(node, bool) or not isinstance(node, int):
             raise BadArgumentType(f"node: expected a node number, got {node!r}")
         if not 0 <= node < len(self._nodes):
             raise BadArgument(f"node: there is no node {node}, only 0 to {len(self._nodes) - 1}")
 
-    def _out_of_memory(self, s: KmemCache, gfp: int, node: int | None) -> None:
+    def out_of_memory(self, s: KmemCache, gfp: int, node: int | None) -> None:
         """``slab_out_of_memory``."""
         if gfp & gfp_flags.NOWARN:
             return
@@ -167,21 +168,26 @@ class Slub:
         )
 
     def bad_free(self, s: KmemCache, slab: Page | None, address: int) -> KernelBug:
-        """What is wrong with freeing *address*, which is in *slab*, to *s*."""
-        where = f"{s.name}: cpu{self.rt.smp_processor_id()} frees {address:#x}"
-        # Read once: with a slab that somebody else gives back just now, everything is possible.
-        owner = None if slab is None else slab.slab_cache
-        if slab is None or owner is None:
-            gone = "the cache has been destroyed" if not s.refcount else "or it is free already"
-            return BadFree(f"address: {where}, which is in no slab: it is no object, {gone}")
-        if owner is not s:
-            return BadFree(f"address: {where}, an object of cache {owner.name}")
-        index, offset = divmod(address - slab.s_mem, s.size)
-        if not 0 <= index < slab.objects:
-            return BadFree(f"address: {where}, which is in a slab, but in no object")
-        if offset:
-            return BadFree(
-                f"address: {where}, which is {offset} bytes inside of the object at "
-                f"{address - offset:#x}"
-            )
-        return DoubleFree(f"address: {where}, but this object is free already")
+        """See `describe_bad_free`."""
+        return describe_bad_free(self.rt, s, slab, address)
+
+
+def describe_bad_free(rt: Runtime, s: KmemCache, slab: Page | None, address: int) -> KernelBug:
+    """What is wrong with freeing *address*, which is in *slab*, to *s*."""
+    where = f"{s.name}: cpu{rt.smp_processor_id()} frees {address:#x}"
+    # Read once: with a slab that somebody else gives back just now, everything is possible.
+    owner = None if slab is None else slab.slab_cache
+    if slab is None or owner is None:
+        gone = "the cache has been destroyed" if not s.refcount else "or it is free already"
+        return BadFree(f"address: {where}, which is in no slab: it is no object, {gone}")
+    if owner is not s:
+        return BadFree(f"address: {where}, an object of cache {owner.name}")
+    index, offset = divmod(address - slab.s_mem, s.size)
+    if not 0 <= index < slab.objects:
+        return BadFree(f"address: {where}, which is in a slab, but in no object")
+    if offset:
+        return BadFree(
+            f"address: {where}, which is {offset} bytes inside of the object at "
+            f"{address - offset:#x}"
+        )
+    return DoubleFree(f"address: {where}, but this object is free already")

@@ -9,7 +9,7 @@ Follows ``___slab_alloc`` and ``get_partial`` of ``mm/slub.c``, Linux 6.12.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from concmem.mm import gfp as gfp_flags
@@ -151,19 +151,10 @@ class SlubAlloc:
         self, s: KmemCache, c: KmemCacheCpu, gfp: int, node: int | None
     ) -> Page | None:
         """A slab with free objects from the node lists, near ones first (``get_partial``)."""
-        local = self._node_of_cpu.get(c.cpu, 0) if node is None else node
-        slab = self._get_partial_node(s, c, s.node[local])
-        if slab is not None or (node is not None and gfp & gfp_flags.THISNODE):
-            return slab
-        if not s.remote_node_defrag_ratio:
-            return None
-        for other in node_order(local, len(s.node))[1:]:
-            n = s.node[other]
-            # No lock: a node is only robbed of what it has plenty of; an estimate will do.
-            if n.nr_partial > s.min_partial:
-                slab = self._get_partial_node(s, c, n)
-                if slab is not None:
-                    return slab
+        for n in partial_nodes(s, self._node_of_cpu.get(c.cpu, 0), gfp, node):
+            slab = self._get_partial_node(s, c, n)
+            if slab is not None:
+                return slab
         return None
 
     def _get_partial_node(self, s: KmemCache, c: KmemCacheCpu, n: KmemCacheNode) -> Page | None:
@@ -192,3 +183,21 @@ class SlubAlloc:
             if wanted is None and (wanted := n.slabs_free.first()) is not None:
                 n.remove_free(wanted)
         return wanted
+
+
+def partial_nodes(s: KmemCache, local: int, gfp: int, node: int | None) -> Iterator[KmemCacheNode]:
+    """
+    Whose lists an allocation may take from, in order.
+
+    Args:
+        local: the CPU's own node, which is the first unless *node* is wanted.
+    """
+    first = local if node is None else node
+    yield s.node[first]
+    if (node is not None and gfp & gfp_flags.THISNODE) or not s.remote_node_defrag_ratio:
+        return
+    for other in node_order(first, len(s.node))[1:]:
+        n = s.node[other]
+        # No lock: a node is only robbed of what it has plenty of; an estimate will do.
+        if n.nr_partial > s.min_partial:
+            yield n

@@ -24,6 +24,25 @@ if TYPE_CHECKING:
     from concmem.mm.slub import Slub
 
 
+def check_nr(nr: object) -> None:
+    """Raise `BadArgument` unless *nr* is a number of objects to allocate."""
+    if isinstance(nr, bool) or not isinstance(nr, int):
+        raise BadArgumentType(f"nr: expected a whole number, got {nr!r}")
+    if nr < 1:
+        raise BadArgument(f"nr: must be at least 1, got {nr}")
+
+
+def check_addresses(addresses: object) -> list[int]:
+    """A list of what is in *addresses*, if that is all addresses."""
+    if not isinstance(addresses, Sequence):
+        raise BadArgumentType(f"addresses: expected a list of addresses, got {addresses!r}")
+    left = list(addresses)
+    if not set(map(type, left)) <= {int}:  # a float may equal an address
+        bad = next(each for each in left if type(each) is not int)
+        raise BadArgumentType(f"addresses: expected addresses, got {bad!r}")
+    return left
+
+
 class _Group(NamedTuple):
     """Objects of one slab that nobody has any more, and the indices of their free pointers."""
 
@@ -43,10 +62,7 @@ class SlubBulk:
     def alloc_bulk(self, s: KmemCache, nr: int, gfp: int) -> list[int]:
         """See `KmemCache.alloc_bulk`."""
         self._slub.check_slab_gfp(s, gfp)
-        if isinstance(nr, bool) or not isinstance(nr, int):
-            raise BadArgumentType(f"nr: expected a whole number, got {nr!r}")
-        if nr < 1:
-            raise BadArgument(f"nr: must be at least 1, got {nr}")
+        check_nr(nr)
         s.check_alive()
         self._slub.rt.cond_resched()
         addresses: list[int] = []
@@ -130,12 +146,7 @@ class SlubBulk:
 
     def _take_all(self, s: KmemCache, addresses: Sequence[int]) -> list[_Group]:
         """Make all objects nobody's; those of one slab that follow each other are one group."""
-        if not isinstance(addresses, Sequence):
-            raise BadArgumentType(f"addresses: expected a list of addresses, got {addresses!r}")
-        left = list(addresses)
-        if not set(map(type, left)) <= {int}:  # a float may equal an address
-            bad = next(each for each in left if type(each) is not int)
-            raise BadArgumentType(f"addresses: expected addresses, got {bad!r}")
+        left = check_addresses(addresses)
         groups: list[_Group] = []
         while left:
             slab = self._slub.mem_map.slabs.get(left[0] >> PAGE_SHIFT)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from concmem.mm.statistics_kmemleak import KmemleakStatistics
 from concmem.mm.statistics_process import UserNodeStatistics, UserStatistics
 from concmem.runtime.lockdep_statistics import LockdepStatistics
 from concmem.runtime.lockstat import LockClassStatistics
@@ -253,5 +254,7 @@ class MachineStatistics(NamedTuple):
     """Times that each ``/proc`` file was read."""
     user: UserStatistics | None = None
     """Processes and their memory."""
+    kmemleak: KmemleakStatistics | None = None
+    """The leak detector; ``None``: there is none."""
     lockdep: LockdepStatistics | None = None
     """The order of locks, if the machine validates it."""

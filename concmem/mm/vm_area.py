@@ -65,7 +65,7 @@ class VmAreas:
 
     def remove_vm_area(self, addr: int, kind: int) -> VmStruct | None:
         """Unmap the complete area of that *kind* at *addr* and let go of its addresses."""
-        va = self.space.find_unlink_vmap_area(addr, lambda va: _is_complete(va, kind))
+        va = self.space.find_unlink_vmap_area(addr, lambda va: is_complete(va, kind))
         if va is None:
             return None
         self.space.free_unmap_vmap_area(va)
@@ -265,7 +265,7 @@ def is_allocated(mem_map: MemMap, pfn: int) -> bool:
     return False
 
 
-def _is_complete(va: VmapArea, kind: int) -> bool:
+def is_complete(va: VmapArea, kind: int) -> bool:
     """Whether *va* is an area of *kind* that its maker has finished."""
     if va.vm is None or va.flags & VMAP_BLOCK:
         return False

@@ -37,6 +37,9 @@ EVENT_NAMES: Final = (
     "mmap_write_downgrade",
     "cow_fault",
     "stack_growth",
+    # fault injection
+    "failslab_injected",
+    "fail_page_alloc_injected",
     # Steps of the flowcharts (concmem/reports/flows) that nothing else counts.
     # kmalloc and kfree of what no cache serves; vmalloc
     "kmalloc_large",
@@ -73,6 +76,16 @@ EVENT_NAMES: Final = (
     "mempool_alloc_failed",
     "mempool_free_reserved",
     "mempool_free_allocator",
+    # debugging: caches that are debugged, objects whose user is kept; pages filled and looked at
+    "slub_debug_on",
+    "slub_debug_tracked",
+    "page_poisoning_on",
+    "page_poisoned",
+    "page_poison_checked",
+    # the leak detector
+    "kmemleak_on",
+    "kmemleak_tracked",
+    "kmemleak_read",
 )
 """Names, kernel ones where it has them. The index of a name is its event number."""
 
@@ -84,12 +97,21 @@ class VmEvents:
 
     def __init__(self, rt: Runtime) -> None:
         self._counts = rt.percpu(lambda: [0] * len(EVENT_NAMES), "vm_event_states")
+        self.switched_on: dict[str, int] = {}
+        """Events of no CPU: what was switched on, mostly at boot."""
 
     def count(self, event: str, nr: int = 1) -> None:
         """Add *nr* to *event* on this CPU (``count_vm_events``)."""
         self._counts.this()[_NUMBERS[event]] += nr
 
+    def switch_on(self, event: str) -> None:
+        """Count *event*, from any thread; callers of the same event keep each other out."""
+        self.switched_on[event] = self.switched_on.get(event, 0) + 1
+
     def sum(self) -> dict[str, int]:
         """Every event, summed over the CPUs (``all_vm_events``)."""
         arrays = self._counts.all()
-        return {name: sum(array[i] for array in arrays) for i, name in enumerate(EVENT_NAMES)}
+        return {
+            name: sum(array[i] for array in arrays) + self.switched_on.get(name, 0)
+            for i, name in enumerate(EVENT_NAMES)
+        }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -31,11 +32,12 @@ from concmem.reports import (
 from concmem.reports.export import check_place, make_directory, replace_file, replace_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Collection, Mapping
 
     from concmem.mm.statistics import MachineStatistics
 
-    Renderer = Callable[[MachineStatistics], str]
+Renderer = Callable[["MachineStatistics"], str]
+"""What makes the text of a file."""
 
 FILES: Final[dict[str, Renderer]] = {
     "buddyinfo": buddyinfo.render,

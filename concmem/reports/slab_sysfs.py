@@ -5,9 +5,8 @@ A cache that others may be merged into has an id for its directory, such as ``:A
 its own name and those of its aliases are links to it. One that cannot be merged has its own name.
 
 Empty slabs are on a list of their own in the model and on the partial list in SLUB; the files count
-them as partial. ``ctor`` is a name without an address. Always 0, as in a kernel without debugging:
-``poison``, ``red_zone``, ``sanity_checks``, ``store_user``, ``trace``. ``shrink`` and ``validate``
-are for writing only, so their text is empty; nothing can be written here.
+them as partial. ``ctor`` is a name without an address. ``shrink`` and ``validate`` are for writing
+only, so their text is empty; nothing can be written here.
 """
 
 from __future__ import annotations
@@ -19,9 +18,14 @@ from concmem.mm.slab_flags import (
     SLAB_ACCOUNT,
     SLAB_CACHE_DMA,
     SLAB_CACHE_DMA32,
+    SLAB_CONSISTENCY_CHECKS,
     SLAB_HWCACHE_ALIGN,
     SLAB_NEVER_MERGE,
+    SLAB_POISON,
     SLAB_RECLAIM_ACCOUNT,
+    SLAB_RED_ZONE,
+    SLAB_STORE_USER,
+    SLAB_TRACE,
     SLAB_TYPESAFE_BY_RCU,
 )
 
@@ -162,18 +166,18 @@ ATTRIBUTES: Final[dict[str, Callable[[SlabStatistics], str]]] = {
     "objs_per_slab": lambda cache: _number(cache.objs_per_slab),
     "order": lambda cache: _number(cache.order),
     "partial": _nodes(lambda node: node.nr_partial + node.nr_free),
-    "poison": lambda cache: _number(0),
+    "poison": _flag(SLAB_POISON),
     "reclaim_account": _flag(SLAB_RECLAIM_ACCOUNT),
-    "red_zone": lambda cache: _number(0),
+    "red_zone": _flag(SLAB_RED_ZONE),
     "remote_node_defrag_ratio": lambda cache: _number(100),
-    "sanity_checks": lambda cache: _number(0),
+    "sanity_checks": _flag(SLAB_CONSISTENCY_CHECKS),
     "shrink": lambda cache: "",
     "slab_size": lambda cache: _number(cache.size),
     "slabs": _nodes(lambda node: node.nr_slabs),
     "slabs_cpu_partial": _slabs_cpu_partial,
-    "store_user": lambda cache: _number(0),
+    "store_user": _flag(SLAB_STORE_USER),
     "total_objects": _nodes(lambda node: node.total_objects),
-    "trace": lambda cache: _number(0),
+    "trace": _flag(SLAB_TRACE),
     "usersize": lambda cache: _number(cache.usersize),
     "validate": lambda cache: "",
 }

@@ -305,9 +305,10 @@ class FreeRuntime(api.Runtime):
         sleep(0)  # lets another thread run
 
     def local_irq_save(self) -> bool:
-        if not self.on_cpu():
+        here = self.area()
+        if here.__class__ is NoArea:
             return False  # a thread that is no CPU gets no interrupts
-        cpu = self.this_cpu()
+        cpu: Cpu = here[_CPU]
         enabled = cpu.irqs_enabled
         cpu.irqs_enabled = False
         return enabled
@@ -315,10 +316,11 @@ class FreeRuntime(api.Runtime):
     def local_irq_restore(self, flags: bool) -> None:
         if not flags:
             return  # they were disabled before, and still are
-        cpu = self.this_cpu()
+        here = self.area()
+        cpu: Cpu = here[_CPU]
         cpu.irqs_enabled = True
         # No lock: see Cpu.attention.
-        if cpu.attention:
+        if here[0]:
             cpu.take_interrupts()
 
     def call_on(self, cpu: int, fn: Callable[[], Any], wait: bool = True) -> Any:

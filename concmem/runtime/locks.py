@@ -364,6 +364,8 @@ class IrqSafeLock(LockBase):
             raise
         self._flags = flags
 
+    __enter__ = acquire
+
     def trylock(self) -> bool:
         flags = self._save()
         try:

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from concmem.workloads.bench_debug import (
+    bench_checked,
+    bench_debug_off,
+    bench_debug_on,
+    bench_debugged_run,
+)
 from concmem.workloads.bench_lockdep import bench_lockdep_contended, bench_lockdep_pair
 from concmem.workloads.bench_malloc import bench_malloc_pair
 from concmem.workloads.bench_pages import (
@@ -32,6 +38,10 @@ BENCHMARKS: Final[tuple[Callable[[], Measure], ...]] = (
     bench_cache_pair,
     bench_kmalloc_pair,
     bench_bulk,
+    bench_debug_off,
+    bench_debug_on,
+    bench_checked,
+    bench_debugged_run,
     bench_malloc_pair,
     bench_page_fault,
     bench_mempool_wake,

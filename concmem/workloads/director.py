@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from concmem.errors import CacheBusy, PageCountError
+from concmem.workloads.leaks import LeakLog
 from concmem.workloads.peaks import MixedLog, PeakLog
 from concmem.workloads.progress import Progress
 from concmem.workloads.result import MemoryResult, PhaseResult, flatten
@@ -36,8 +37,10 @@ class Director(threading.Thread):
         self.machine = machine
         self.scenario = scenario
         progress = machine.runtime.percpu(Progress, "stress_progress")
+        self.leaks = LeakLog(machine)
         self.workers = [
-            Worker(machine, cpu, progress.of(cpu)) for cpu in range(len(progress.all()))
+            Worker(machine, cpu, progress.of(cpu), self.leaks.owner)
+            for cpu in range(len(progress.all()))
         ]
         """One for each CPU, then one for each kernel thread, whose shrinkers free pages."""
         self.cpus = self.workers[: machine.runtime.nr_cpus]
@@ -104,6 +107,10 @@ class Director(threading.Thread):
             self._verify()
             if not self.errors:
                 self._settle()
+            leak = self.leaks.look()
+            if leak is not None:
+                self._failed(leak)
+            elif not self.errors:
                 self._check_all_freed()
         except BaseException as error:
             self._failed(error)
@@ -221,6 +228,7 @@ class Director(threading.Thread):
 
         def settle() -> None:
             machine.workqueue.drain()
+            machine.rcu.rcu_barrier()
             for cache in machine.slab.caches():
                 cache.shrink()
             machine.rcu.rcu_barrier()

@@ -60,6 +60,9 @@ class MempoolWorkload(Workload):
     def start(self, machine: Machine, workers: Sequence[Worker]) -> None:
         self._machine = machine
         self._pools: list[Mempool] = []
+        # Of each CPU's body only; the leak detector looks at them.
+        self._elements: list[list[_Element]] = [[] for _ in range(machine.runtime.nr_cpus)]
+        machine.kmemleak.register_root(self, MempoolWorkload._addresses)
         self._cache = machine.kmem_cache_create("stress-mempool", SIZE)
         machine.submit(0, self._create_pools).result()
 
@@ -74,7 +77,7 @@ class MempoolWorkload(Workload):
     def body(self, worker: Worker) -> None:
         random = worker.rng.random
         pool, poor = self._pools
-        elements: list[_Element] = []
+        elements = self._elements[worker.cpu]
         try:
             while worker.running():
                 worker.progress.operations += 1
@@ -85,8 +88,8 @@ class MempoolWorkload(Workload):
                 if random() < 0.05 and (poorly := self._alloc(worker, poor, True)) is not None:
                     self._free(poor, poorly)
         finally:
-            for element in elements:
-                self._free(pool, element)
+            while elements:
+                self._free(pool, elements.pop())
 
     def end(self, machine: Machine) -> None:
         """Every CPU has left its body and given back what it had."""
@@ -99,6 +102,9 @@ class MempoolWorkload(Workload):
 
     def cleanup(self, machine: Machine) -> None:
         self._cache.destroy("stress-mempool")
+
+    def _addresses(self) -> list[int]:
+        return [element.address for elements in self._elements for element in list(elements)]
 
     def _alloc(self, worker: Worker, pool: Mempool, atomic: bool) -> _Element | None:
         progress = worker.progress

@@ -27,6 +27,7 @@ from typing import Any, Final
 from concmem.config import MachineConfig
 from concmem.errors import BadArgument, ScenarioError
 from concmem.machine import Machine
+from concmem.mm.debug.debugging import DebugConfig
 from concmem.units import parse_size
 from concmem.workloads.base import Workload, make_workload
 
@@ -73,6 +74,13 @@ class Scenario:
     """Host seconds between two verifications; 0: only at the end."""
     lockdep: bool = False
     """Whether the order of locks is validated."""
+    # As those of Machine:
+    slab_debug: str | bool = False
+    page_poison: bool = False
+    page_owner: bool = False
+    kasan: bool | str = False
+    failslab: bool | str = False
+    fail_page_alloc: bool | str = False
 
     def __post_init__(self) -> None:
         MachineConfig.check(
@@ -84,6 +92,7 @@ class Scenario:
             pagesets=True,
             classes=None,
         )
+        DebugConfig(**self.debug_options).check()
         if parse_size(self.cma, "cma") >= parse_size(self.memory, "memory"):
             raise BadArgument(f"cma: must be less than memory, got {self.cma} of {self.memory}")
         _check_number("seed", self.seed, -(2**63), 2**63, int)
@@ -112,6 +121,11 @@ class Scenario:
         """The part of the run that *phase* is for, 0 to 1."""
         return phase.weight / sum(p.weight for p in self.phases)
 
+    @property
+    def debug_options(self) -> dict[str, Any]:
+        """What is for debugging, as `Machine` takes it."""
+        return {name: getattr(self, name) for name in DebugConfig._fields}
+
     def boot(self, *, lockstat: bool = True, **arguments: Any) -> Machine:
         """A machine as this scenario wants it; *arguments* are passed on to `Machine`."""
         return Machine(
@@ -123,7 +137,7 @@ class Scenario:
             cma=self.cma,
             lockstat=lockstat,
             lockdep=self.lockdep,
-            **arguments,
+            **{**self.debug_options, **arguments},
         )
 
     def changed(self, **values: Any) -> Scenario:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from concmem.errors import ConcmemError
 from concmem.reports.flows import event_totals, since
+from concmem.reports.run.rows import BadAccess
 from concmem.workloads.director import Director, describe, memory_in_use
 from concmem.workloads.host import HostUse, sample
 from concmem.workloads.observer import Observer
@@ -91,6 +92,16 @@ def run_stress(
     run = _Run(machine, scenario, on_progress, lockup_seconds)
     run.watch(progress_every)
     return run.result()
+
+
+def bad_accesses(machine: Machine) -> tuple[BadAccess, ...] | None:
+    """What debugging has found so far; ``None``: nothing is on that could find anything."""
+    if not machine.kernel.debug.finds_accesses:
+        return None
+    return tuple(
+        BadAccess(report.subject, report.reason, report.address, report.text)
+        for report in list(machine.debug_reports)
+    )
 
 
 class _Run:
@@ -226,6 +237,8 @@ class _Run:
             busiest=director.peaks.busiest,
             processes=director.peaks.processes,
             mixed=director.mixed.result(),
+            bad_accesses=bad_accesses(machine),
+            leaks=director.leaks.leaks,
         )
         result.event_totals = dict(result.events)
         if not self._hung:  # these stop all CPUs, or take locks
@@ -234,6 +247,8 @@ class _Run:
             result.event_totals = since(
                 event_totals(machine.statistics()), event_totals(self._before)
             )
+            # What was switched on when the machine was booted was on in this run.
+            result.event_totals |= machine.events.switched_on
             result.memory = memory_in_use(machine)
             result.slabs = director.slabs.result()
             result.vmalloc = self._vmalloc_result(result.cpus)

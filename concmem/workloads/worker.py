@@ -20,6 +20,7 @@ from concmem.workloads.object_owner import CPU_BITS, MAX_RELEASE_ERRORS, ObjectO
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Callable
 
     from concmem.machine import Machine
     from concmem.mm.page import Page
@@ -51,14 +52,21 @@ class Worker:
     Args:
         cpu: its number.
         progress: where its operations are counted.
+        owner: makes what it has its objects in.
     """
 
-    def __init__(self, machine: Machine, cpu: int, progress: Progress) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        cpu: int,
+        progress: Progress,
+        owner: Callable[[Machine, int, Progress], ObjectOwner] = ObjectOwner,
+    ) -> None:
         self.cpu = cpu
         self.progress = progress
         self.held: list[Owned] = []
         """Pages to give back when the body ends, however it ends. This CPU's body only."""
-        self.objects = ObjectOwner(machine, cpu, progress)
+        self.objects = owner(machine, cpu, progress)
         """What it has from caches, ``kmalloc`` and ``vmalloc``."""
         self.limit = 0
         """Operations, of the whole run so far, after which the body shall end."""

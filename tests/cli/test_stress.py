@@ -78,6 +78,18 @@ def test_slabs_and_vmalloc_are_shown(tmp_path: Path, capsys: Capture) -> None:
     assert "vmalloc: " not in out
 
 
+def test_leaks_are_looked_for(tmp_path: Path, capsys: Capture) -> None:
+    """If wanted; the line to run it again has the option."""
+    path = tmp_path / "result.json"
+    assert main(["stress", "slab-churn", *FAST, "--kmemleak", "--json", str(path)]) == 0
+    assert json.loads(path.read_text())["leaks"] == []
+    again = capsys.readouterr().out.splitlines()[-1].partition("again with: ")[2]
+    assert again.endswith(" --kmemleak")
+    assert main([*again.split()[1:], "--no-progress"]) == 0
+    assert main(["stress", "slab-churn", *FAST, "--json", str(path)]) == 0
+    assert json.loads(path.read_text())["leaks"] is None
+
+
 def test_json_on_standard_output_is_alone_there(capsys: Capture) -> None:
     """The tables go to standard error."""
     assert main(["stress", "drain", *FAST, "--json", "-"]) == 0

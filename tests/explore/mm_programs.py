@@ -12,6 +12,7 @@ from concmem.mm import gfp
 from concmem.mm.mm_state import STACK_TOP, STACK_VM_PAGES
 from concmem.mm.process_statistics import user_statistics
 from concmem.mm.reclaim import Shrinker
+from concmem.mm.slab_flags import DEBUG_DEFAULT_FLAGS
 from concmem.workloads import WORKLOADS
 from concmem.workloads.hunting import hunting_program
 
@@ -22,16 +23,19 @@ PROGRAMS: dict[str, Make] = {}
 
 
 def program(
-    function: Callable[[Machine], tuple[list[Any], Callable[[], None]]],
+    function: Callable[[Machine], tuple[list[Any], Callable[[], None]]], **machine: Any
 ) -> Callable[..., Any]:
     """
     Make a function of a machine, which gives bodies and a check, a program.
 
     Bodies beyond the second are interrupts of CPU 0.
+
+    Args:
+        machine: arguments of `Machine`.
     """
 
     def make(rt: ControlledRuntime) -> Program:
-        m = Machine(memory="16M", cma="2M", runtime=rt)
+        m = Machine(memory="16M", cma="2M", runtime=rt, **machine)
         bodies, after = function(m)
         interrupts = [(0, body) for body in bodies[2:]]
 
@@ -59,6 +63,28 @@ def pages(m: Machine) -> tuple[list[Any], Callable[[], None]]:
             m.free_pages(page, order)
 
     return [body, body], nothing
+
+
+@program
+def debug_objects(m: Machine) -> tuple[list[Any], Callable[[], None]]:
+    """Objects of a debug cache, two in a slab, while somebody looks at all of it."""
+    c = m.kmem_cache_create("debug", 1500, flags=DEBUG_DEFAULT_FLAGS)
+
+    def body() -> None:
+        addresses = [c.alloc() for _ in range(3)]
+        for address in addresses:
+            assert address is not None
+            c.free(address)
+
+    def look() -> None:
+        c.validate()
+        body()
+        c.validate()
+
+    def after() -> None:
+        assert m.debug_reports == []
+
+    return [body, look], after
 
 
 @program
@@ -381,6 +407,61 @@ def shared_files(m: Machine) -> tuple[list[Any], Callable[[], None]]:
                 shmem.close()
 
     return [body, body], nothing
+
+
+@partial(program, kmemleak=True)
+def leaks(m: Machine) -> tuple[list[Any], Callable[[], None]]:
+    """Scans and commands of the leak detector, while blocks and what is known of them change."""
+    kmemleak: Any = m.kmemleak
+    kmemleak.msecs_min_age = 0
+    page: Any = m.run([m.alloc_pages])[0]
+    base = m.page_address(page)
+    m.run([lambda: kmemleak.alloc(base, 256, 0)])
+    lost: list[Any] = m.run([lambda: m.kmalloc(64)])
+    m.memory.write(lost[0], b"lost" * 16)
+
+    def scanner() -> None:
+        counters, words = m.percpu_data(), m.data(2)
+        with m.stack_frame(1) as frame:
+            frame[0], words[0], counters.this()[0] = base, base + 8, base
+            kmemleak.scan()
+            kmemleak.register_root(m, lambda _: list(words))
+            kmemleak.scan()
+            kmemleak.report()
+            kmemleak.write(f"dump={lost[0]:#x}")
+            kmemleak.statistics()
+            kmemleak.blocks()
+            kmemleak.unregister_root(m)
+
+    def owner() -> None:
+        kmemleak.write("scan=1")
+        kmemleak.not_leak(lost[0])
+        kmemleak.no_scan(lost[0])
+        _, words = m.percpu_data(), m.data()
+        block, area = m.kmalloc(128), m.vmalloc(4096)
+        words[0] = block
+        kmemleak.scan_area(block, 64)
+        kmemleak.scan_area(base, 64)
+        kmemleak.no_scan(block)
+        kmemleak.update_trace(base)
+        kmemleak.ignore(block)
+        kmemleak.register_root(m.slab, lambda _: [])
+        kmemleak.free_part(base + 64, 64)
+        m.kfree(block)
+        m.vfree(area)
+        kmemleak.write("scan=0")
+        kmemleak.write("clear")
+        kmemleak.free(base)
+
+    def after() -> None:
+        m.run([lambda: kmemleak.free(base)])
+        m.run([lambda: kmemleak.free(base + 128)])
+        m.run([lambda: kmemleak.write("off")])
+        m.run([m.workqueue.drain])
+        m.run([lambda: kmemleak.write("clear")])
+        assert not kmemleak.objects()
+
+    return [scanner, owner], after
 
 
 for workload in WORKLOADS:

@@ -61,7 +61,7 @@ SAMPLE = Flow(
         Edge("A", "B", "", "one + other"),
         Edge("B", "C", "yes", "one"),
         Edge("B", "D", "no", "other"),
-        Edge("C", "D", "", "slub_debug_on"),
+        Edge("C", "D", "", "kmemleak_on"),
     ),
 )
 
@@ -209,9 +209,9 @@ def test_coverage() -> None:
         "pending": [edge.name for edge in found.pending],
     }
     assert never_line([SAMPLE], {"one": 4}).startswith("never taken: sample B->D")
-    assert never_line([SAMPLE], {"one": 1, "other": 1, "slub_debug_on": 1}) == ""
+    assert never_line([SAMPLE], {"one": 1, "other": 1, "kmemleak_on": 1}) == ""
     assert never_line(FLOWS.values(), {}).endswith("arrows, which `concmem flows` names")
-    taken = {"one": 1, "other": 1, "slub_debug_on": 1}
+    taken = {"one": 1, "other": 1, "kmemleak_on": 1}
     assert coverage_line([SAMPLE], taken) == "arrows of the flowcharts taken: sample 4/4"
 
 

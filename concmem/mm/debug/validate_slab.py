@@ -8,7 +8,7 @@ object of it is accounted for exactly once: somebody's, on the slab's free list,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from concmem.errors import ListCorruption, SlabError
@@ -41,10 +41,17 @@ class _Found(NamedTuple):
 
 
 def validate_slabs(
-    caches: Sequence[KmemCache], mem_map: MemMap, memory: Memory, nodes: Sequence[PgData]
+    caches: Sequence[KmemCache],
+    mem_map: MemMap,
+    memory: Memory,
+    nodes: Sequence[PgData],
+    quarantined: Set[int] = frozenset(),
 ) -> None:
     """
     Check all caches.
+
+    Args:
+        quarantined: objects that were freed, but that their slabs do not know to be free yet.
 
     Raises:
         SlabError: the rule that is broken, with cache, slab and object.
@@ -52,7 +59,7 @@ def validate_slabs(
     known: set[Page] = set()
     for s in caches:
         try:
-            known |= _validate_cache(s, mem_map, memory)
+            known |= _validate_cache(s, mem_map, memory, quarantined)
         except ListCorruption as error:
             raise SlabError(f"{s.name}: {error}") from error
     pages: Counter[tuple[int, bool]] = Counter()
@@ -81,7 +88,9 @@ def _check_waits_for_rcu(s: KmemCache, slab: Page) -> None:
         raise SlabError(f"{s.name}: {slab!r} is on no list and no CPU's: it is lost")
 
 
-def _validate_cache(s: KmemCache, mem_map: MemMap, memory: Memory) -> set[Page]:
+def _validate_cache(
+    s: KmemCache, mem_map: MemMap, memory: Memory, quarantined: Set[int]
+) -> set[Page]:
     if s.refcount != 1 + len(s.aliases):
         raise SlabError(f"{s.name}: refcount {s.refcount}, but its aliases are {s.aliases}")
     found: dict[Page, _Found] = {}
@@ -93,7 +102,7 @@ def _validate_cache(s: KmemCache, mem_map: MemMap, memory: Memory) -> set[Page]:
                 f"{s.name}: {each.slab!r} is {each.place} and also {found[each.slab].place}"
             )
         found[each.slab] = each
-        _check_slab(s, each, mem_map, memory)
+        _check_slab(s, each, mem_map, memory, quarantined)
     for cpu, c in enumerate(s.cpu_slab.all()):
         _check_cpu(s, cpu, c)
     for n in s.node:
@@ -111,6 +120,8 @@ def _slabs_of(s: KmemCache) -> Iterator[_Found]:
         yield from _list_of(s, n, "slabs_partial", where, True)
         yield from _list_of(s, n, "slabs_free", where, True)
         yield from _list_of(s, n, "slabs_full", where, False)
+        for slab in n.slabs_disabled:
+            yield _Found(slab, f"disabled {where[3:]}", None)
     for cpu, c in enumerate(s.cpu_slab.all()):
         if c.cpu >= 0 and (c.tid - cpu) % TID_STEP:
             raise SlabError(f"{s.name}: the tid of cpu{cpu}, {c.tid}, is that of another CPU")
@@ -174,18 +185,21 @@ def _cpu_partial(s: KmemCache, cpu: int, c: KmemCacheCpu) -> Iterator[_Found]:
         raise SlabError(f"{s.name}: the partial list of cpu{cpu} ends {left} slabs too early")
 
 
-def _check_slab(s: KmemCache, found: _Found, mem_map: MemMap, memory: Memory) -> None:
+def _check_slab(
+    s: KmemCache, found: _Found, mem_map: MemMap, memory: Memory, quarantined: Set[int]
+) -> None:
     slab, place, c = found
     where = f"{s.name}: {slab!r}, {place},"
     if slab.slab_cache is not s or not slab.is_slab():
         raise SlabError(f"{where} is no slab of this cache")
-    if slab.frozen != (c is not None):
+    disabled = place.startswith("disabled")
+    if slab.frozen != (c is not None or disabled):
         raise SlabError(f"{where} is frozen: {slab.frozen}")
     first = pfn_to_virt(slab.pfn) >> PAGE_SHIFT
     if any(mem_map.slabs.get(first + i) is not slab for i in range(1 << slab.order)):
         raise SlabError(f"{where} is not what its pages lead to")
     objects = {slab.s_mem + i * s.size for i in range(slab.objects)}
-    if max(objects) + s.size > pfn_to_virt(slab.pfn + (1 << slab.order)):
+    if max(objects) + s.size - s.red_left_pad > pfn_to_virt(slab.pfn + (1 << slab.order)):
         raise SlabError(f"{where} has more objects than fit")
     free = _walk(s, where, slab.freelist, objects, memory)
     if len(free) != slab.objects - slab.inuse:
@@ -202,8 +216,9 @@ def _check_slab(s: KmemCache, found: _Found, mem_map: MemMap, memory: Memory) ->
     strangers = slab.owners.keys() - objects
     if strangers:
         raise SlabError(f"{where[:-1]}: {min(strangers):#x} was handed out, but is no object")
-    lost = objects - free - cpu_free - slab.owners.keys()
-    if lost or len(slab.owners) + len(free) + len(cpu_free) != slab.objects:
+    waiting = objects & quarantined
+    lost = objects - free - cpu_free - slab.owners.keys() - waiting
+    if lost or sum(map(len, (slab.owners, free, cpu_free, waiting))) != slab.objects:
         raise SlabError(
             f"{where[:-1]}: {len(slab.owners)} objects in use, {len(free)} free, {len(cpu_free)} on the "
             f"CPU's free list; lost: {', '.join(map(hex, sorted(lost)))}"

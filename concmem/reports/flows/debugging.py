@@ -49,7 +49,7 @@ DEBUGGING: Final = Flow(
         Edge("C", "F", "", "slub_debug_tracked"),
         Edge("D", "G", "", "kmemleak_tracked"),
         Edge("E", "H", "", "page_poisoned"),
-        Edge("F", "I", "", "slub_debug_slabinfo"),
+        Edge("F", "I", "", "slub_debug.slabinfo"),
         Edge("G", "J", "", "kmemleak_read"),
         Edge("H", "K", "", "page_poison_checked"),
         # Statistics are made for the file that is read: L-M is the sum of the three.

@@ -13,14 +13,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from concmem.reports.flows.flow import Edge
 
-PENDING: Final[Mapping[str, tuple[str, ...]]] = {
-    "SLUB_DEBUG": (
-        *("slub_debug_on", "slub_debug_tracked", "slub_debug_slabinfo"),
-        "report_bad_accesses",
-    ),
-    "kmemleak": ("kmemleak_on", "kmemleak_tracked", "kmemleak_read", "report_leaks"),
-    "page poisoning": ("page_poisoning_on", "page_poisoned", "page_poison_checked"),
-}
+PENDING: Final[Mapping[str, tuple[str, ...]]] = {}
 
 
 def pending_part(edge: Edge) -> str | None:

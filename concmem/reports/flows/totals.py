@@ -9,6 +9,7 @@ a plain name       an event of the machine (``MachineStatistics.events``)
 ``buddy.<name>``   what became of blocks freed to the buddy systems of all zones
 ``pcp.<name>``     what the page sets of the CPUs (not of kernel threads) did
 ``proc.<file>``    times that a ``/proc`` file was read
+``slub_debug.*``   the same of a machine with debug caches
 =================  =========================================================================
 
 Not of a machine are ``report_<part>``: a report of a run adds them when it is made (`Report.event_totals`).
@@ -43,6 +44,8 @@ def event_totals(stats: MachineStatistics) -> dict[str, int]:
                 totals["pcp.drain"] += pageset.nr_drain
     for file, count in stats.proc_reads.items():
         totals[f"proc.{file}"] += count
+    # Of a machine with debug caches: whoever reads the file sees what debugging adds to each object.
+    totals["slub_debug.slabinfo"] = totals["proc.slabinfo"] if totals["slub_debug_on"] else 0
     return dict(totals)
 
 
