@@ -12,7 +12,14 @@ import pytest
 from concmem import Machine, Shrinker
 from concmem.errors import CacheBusy, OutOfMemory
 from concmem.mm.gfp import GFP_ATOMIC, GFP_KERNEL, NOWARN
-from concmem.mm.mman import MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED
+from concmem.mm.mman import (
+    MAP_ANONYMOUS,
+    MAP_NORESERVE,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    STACK_TOP,
+    STACK_VM_PAGES,
+)
 from concmem.mm.slab_flags import SLAB_TYPESAFE_BY_RCU
 from concmem.user.params import M_ARENA_MAX
 from concmem.workloads import WORKLOADS, Phase, Scenario, run_stress
@@ -174,6 +181,7 @@ def processes(m: Machine) -> None:
 
     def exhaust() -> None:
         nonlocal base
+        p.touch(STACK_TOP - (STACK_VM_PAGES + 1) * 4096)  # the stack grows
         base = p.mmap(64 * MB, flags=MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
         for offset in range(0, 64 * MB, 4096):
             p.touch(base + offset)

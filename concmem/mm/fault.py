@@ -13,6 +13,7 @@ Follows ``do_user_addr_fault`` of x86, and ``do_anonymous_page``, ``do_read_faul
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from concmem.errors import BusError, NotACpu, OutOfMemory, SegmentationFault
@@ -143,7 +144,7 @@ class Fault(VmaMerge):
                 found = found or (left if right is vma else right).anon_vma
         with self.page_table_lock:
             if vma.anon_vma is None:  # again: another fault in the same VMA may have set it
-                vma.anon_vma = found or AnonVma(f"{self.name} {vma.vm_start:#x}")
+                vma.anon_vma = found or AnonVma(self.context.rt, f"{self.name} {vma.vm_start:#x}")
 
     # -- files
 
@@ -250,8 +251,22 @@ class Fault(VmaMerge):
             return False
         if not self.context.commit.enough_memory(pages, self.total_vm):
             return False
-        self._acct_stack_growth(vma, address, pages)
+        with self._lock_anon_vma(vma):
+            self._acct_stack_growth(vma, address, pages)
         return True
+
+    def _lock_anon_vma(self, vma: Vma) -> AbstractContextManager[object]:
+        """
+        Keeps away who looks for *vma* by its pages (``anon_vma_lock_write``).
+
+        Since Linux kernel commit 12352d3cae2c ("mm: replace vma_lock_anon_vma with
+        anon_vma_lock_read/write") (in v4.5) there always is one: a lock taken only if it exists may come
+        to exist before it is given up.
+        """
+        if vma.anon_vma is None:
+            self._anon_vma_prepare(vma)
+            assert vma.anon_vma is not None
+        return vma.anon_vma.rwsem.write()
 
     def _acct_stack_growth(self, vma: Vma, address: int, pages: int) -> None:
         with self.page_table_lock:

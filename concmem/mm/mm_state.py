@@ -3,8 +3,9 @@ What ``struct mm_struct`` holds, its limits and its counters.
 
 Lock order:
     mmap_lock           (sleeps) VMAs and everything of the layout; faults hold it for reading
-      page_table_lock   entries and tables; resident pages; which anon_vma a VMA has
-        shmem->lock     see shmem.py
+      anon_vma->rwsem   (sleeps) where the VMAs that have the anon_vma begin, while one grows
+        page_table_lock entries and tables; resident pages; which anon_vma a VMA has
+          shmem->lock   see shmem.py
 
 Since Linux kernel commit 9471f1f2f502 ("Merge branch 'expand-stack'") (in v6.5) a stack grows under
 mmap_lock held for writing. munmap changes ``total_vm`` and its like with mmap_lock downgraded to

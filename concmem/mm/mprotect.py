@@ -106,6 +106,10 @@ class Mprotect(Mmap):
                         page = pages.get(pte >> PAGE_SHIFT)
                         own = page is not None and isinstance(page.mapping, AnonVma)
                         table[index] = self._modify_pte(pte, flags, own)
+        self._flush_protection()
+
+    def _flush_protection(self) -> None:
+        """From now on nobody uses the rights as they were (``tlb_finish_mmu``)."""
         self._flush_tlb()
 
     @staticmethod

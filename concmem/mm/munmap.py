@@ -156,6 +156,10 @@ class Munmap(VmaMerge):
     def _tlb_finish(self, gather: list[Page], tables: list[Page]) -> None:
         """Flush, and only then free (``tlb_finish_mmu``)."""
         self._flush_tlb()
+        self._free_gathered(gather, tables)
+
+    def _free_gathered(self, gather: list[Page], tables: list[Page]) -> None:
+        """Drop the references of what no TLB has any more (``tlb_batch_pages_flush``)."""
         free_pages = self._free_pages
         for page in gather:
             if isinstance(page.mapping, AnonVma):

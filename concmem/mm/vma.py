@@ -16,19 +16,22 @@ from concmem.units import PAGE_SHIFT
 
 if TYPE_CHECKING:
     from concmem.mm.shmem import Shmem
+    from concmem.runtime.api import Runtime
 
 
 class AnonVma:
     """
     What anonymous pages have as ``page->mapping`` (``struct anon_vma``).
 
-    Neighbours that could be merged share one, so that they still can be when both have pages.
+    Neighbours that could be merged share one, so that they still can be when both have pages. Its `rwsem` is
+    held for writing while a VMA that has it changes where it begins.
     """
 
-    __slots__ = ("name",)
+    __slots__ = ("name", "rwsem")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, rt: Runtime, name: str) -> None:
         self.name = name
+        self.rwsem = rt.rwsem("anon_vma->rwsem")
 
     def __repr__(self) -> str:
         return f"<anon_vma {self.name}>"

@@ -90,7 +90,8 @@ class VmapBlock(ListHead):
         "dirty_max": "lock",
         "used_map": "lock",
         "requests": "lock",
-        "next": "list_lock",
+        # Read without the lock by walks of `vbq->free`: see list_for_each_entry_rcu.
+        "next": lockless_reads("list_lock"),
         "prev": "list_lock",
     }
 

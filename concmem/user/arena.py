@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from concmem.mm.mman import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE
+from concmem.runtime.api import lockless_reads
 from concmem.units import PAGE_SIZE
 from concmem.user.chunk import PREV_INUSE, align_up
 from concmem.user.heap import HEAP_INFO_SIZE, Heaps
@@ -37,7 +38,8 @@ _NO_LIMIT: Final = 1 << 62
 class Arenas:
     """All arenas of a process."""
 
-    __guarded_by__: Final = {"free_list": "free_list_lock"}
+    # Read without the lock by `_get_free_list`, to see whether it is worth the lock.
+    __guarded_by__: Final = {"free_list": lockless_reads("free_list_lock")}
 
     def __init__(self, libc: Ptmalloc, heaps: Heaps, state_class: type[MallocState]) -> None:
         rt = libc.rt

@@ -9,6 +9,7 @@ from random import Random
 
 import pytest
 
+from concmem.bugs import find_bug
 from concmem.errors import AddressSpaceError, PageCountError, SegmentationFault
 from concmem.machine import Machine
 from concmem.mm.mm_struct import MmStruct
@@ -332,17 +333,7 @@ class CachesTwice(Shmem):
         return new
 
 
-class GrowsUnderReadLock(MmStruct):
-    """As before Linux 6.5, but without the page_table_lock that made it right."""
-
-    def _expand_stack(self, address: int, write: bool) -> None:
-        with self.mmap_lock.read():
-            vma = self._find_and_expand(address, write)
-            self._handle_mm_fault(vma, address, write)
-
-    def _acct_stack_growth(self, vma: object, address: int, pages: int) -> None:
-        self.vm_stat_account(VM_GROWSDOWN, pages)
-        self.vmas.set_start(vma, address)  # type: ignore[arg-type]
+GrowsUnderReadLock = find_bug("stack-grows-under-read-lock").replaces[MmStruct]
 
 
 def same_pages(m: Machine) -> list[Callable[[], None]]:

@@ -1,21 +1,21 @@
 """
-Planted bugs: each is one small method that does what a historical kernel did, and each is found.
+Planted bugs of vmalloc are found by real threads, too. (Under control: tests/bugs.)
 
 Odds are measured on 2 host cores under jitter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from random import Random
 
 import pytest
 
+from concmem.bugs import find_bug
 from concmem.errors import ConcmemError, VmapError
 from concmem.machine import Machine
 from concmem.mm.vmalloc import Vmalloc
-from concmem.mm.vmap_area import VmapArea, VmStruct
-from concmem.mm.vmap_block import VmapBlock, VmapBlocks
+from concmem.mm.vmap_area import VmapArea
+from concmem.mm.vmap_block import VmapBlocks
 from concmem.mm.vmap_node import VmapNode
 from concmem.mm.vmap_space import VmapSpace
 
@@ -44,37 +44,9 @@ class LateFlush(NoFlush):
         self.page_table.flush_tlb_kernel_range(self.start, self.end)
 
 
-class ReleaseFirst(VmapSpace):
-    """
-    Lets go of the addresses first and cleans them up afterwards.
-
-    As before Linux kernel commit f3c01d2f3ade ("mm: vmalloc: avoid racy handling of debugobjects in
-    vunmap").
-    """
-
-    def free_unmap_vmap_area(self, va: VmapArea) -> None:
-        self.free_vmap_area_noflush(va)
-        self.page_table.unmap(va.va_start, va.size)
-
-
-class FreeListsOnly(VmapBlocks):
-    """
-    Flushes only blocks that have free space.
-
-    As before Linux kernel commit fc1e0d980037 ("mm/vmalloc: prevent stale TLBs in fully utilized
-    blocks").
-    """
-
-    def _blocks_to_flush(self) -> Iterator[VmapBlock]:
-        for vbq in self.vmap_block_queue.all():
-            yield from list(vbq.free)
-
-
-class ShowUnfinished(Vmalloc):
-    """Shows areas whose pages are still being allocated."""
-
-    def _is_initialized(self, vm: VmStruct) -> bool:
-        return True
+ReleaseFirst = find_bug("vunmap-release-first").replaces[VmapSpace]
+FreeListsOnly = find_bug("full-block-not-flushed").replaces[VmapBlocks]
+ShowUnfinished = find_bug("vmlist-before-pages").replaces[Vmalloc]
 
 
 def stress(m: Machine, operations: int) -> None:

@@ -1,5 +1,5 @@
 """
-Planted bugs: each is one small method that does what a historical glibc did, and each is found.
+Planted bugs of malloc are found by real threads, too. (Under control: tests/bugs.)
 
 Odds are measured on 2 host cores under jitter.
 """
@@ -10,31 +10,20 @@ from random import Random
 
 import pytest
 
+from concmem.bugs import find_bug
 from concmem.errors import ConcmemError, HeapError
 from concmem.user.arena import Arenas
 from concmem.user.int_free import IntFree
 from concmem.user.malloc_info import MallocInfo
-from concmem.user.malloc_state import MallocState
 from concmem.user.params import M_ARENA_MAX
 from concmem.user.tcache import ThreadCache
-from concmem.user.thread import Thread
 
 from .helpers import Classes, World, world
 
-
-class ArenaFreedByEveryThread(Arenas):
-    """Bug 19048: a thread that ends puts its arena on the free list, whoever else uses it."""
-
-    def _last_thread_detached(self, arena: MallocState) -> bool:
-        super()._last_thread_detached(arena)
-        return True
-
-
-class ReusedArenaKeepsFreelistEntry(Arenas):
-    """Bug 20370: an arena that is shared stays on the free list."""
-
-    def _remove_from_free_list(self, arena: MallocState) -> None:
-        pass
+ArenaFreedByEveryThread = find_bug("arena-freed-by-every-thread").replaces[Arenas]
+ReusedArenaKeepsFreelistEntry = find_bug("reused-arena-stays-free").replaces[Arenas]
+FlagAfterFree = find_bug("tcache-flag-after-free").replaces[ThreadCache]
+InfoWithoutArenaLock = find_bug("malloc-info-unlocked").replaces[MallocInfo]
 
 
 class CheckPoppedHead(IntFree):
@@ -44,21 +33,6 @@ class CheckPoppedHead(IntFree):
         if old:
             self._libc.rt.cpu_relax()
             self._check_fastbin_entry(old, index)
-
-
-class FlagAfterFree(ThreadCache):
-    """Bug 22111: that the thread is ending is said after its chunks were freed."""
-
-    def tcache_thread_shutdown(self, thread: Thread) -> None:
-        self._free_all(thread)
-        thread.shutting_down = True
-
-
-class InfoWithoutArenaLock(MallocInfo):
-    """Bug 22408: the arena is read while others change it."""
-
-    def _read(self, av: MallocState) -> tuple[int, int, int, int, int, int]:
-        return self._of_arena(av)
 
 
 def test_an_arena_freed_by_every_thread() -> None:
