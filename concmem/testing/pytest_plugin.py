@@ -32,8 +32,18 @@ EXECUTIONS: Final = 1000
 """Of each program, unless a test or the command line says otherwise."""
 
 ARGUMENTS: Final = frozenset(
-    ("scheduler", "executions", "seed", "seconds", "cpus", "max_steps", "early_timeouts")
-    + ("spurious_wakeups", "detectors", "shrink")
+    (
+        "scheduler",
+        "executions",
+        "seed",
+        "seconds",
+        "cpus",
+        "max_steps",
+        "early_timeouts",
+        "spurious_wakeups",
+        "detectors",
+        "shrink",
+    )
 )
 """Of the marker, and of ``controlled``; see `concmem.explore.check`."""
 
@@ -128,10 +138,13 @@ def _parse_replay(text: str) -> tuple[int, str]:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """A schedule belongs to one test."""
-    if session.config.getoption("concmem_replay") is None:
+    config = session.config
+    if config.getoption("concmem_replay") is None:
         return
+    if hasattr(config, "workerinput") or config.getoption("dist", "no") != "no":
+        return  # under xdist nobody knows all tests
     tests = [item for item in session.items if _is_marked(item) or _uses_controlled(item)]
-    if len(tests) != 1 and not hasattr(session.config, "workerinput"):
+    if len(tests) != 1:
         raise pytest.UsageError(
             f"--concmem-replay: a schedule belongs to one test, but {len(tests)} that run programs "
             "are selected"
@@ -255,7 +268,10 @@ def _check(item: pytest.Item, program: Callable[[Any], Any], given: dict[str, An
     wanted, schedule = _parse_replay(replay) if replay is not None else (0, "")
     if wanted == number:
         same = {name: options[name] for name in _REPLAY_ONLY if name in options}
-        outcome = explore.replay(program, schedule, **same)
+        try:
+            outcome = explore.replay(program, schedule, **same)
+        except explore.ReplayDiverged as error:
+            _fail(f"--concmem-replay: the program has changed: {error}")
     else:
         outcome = explore.check(program, **options)
     if outcome.interrupted:
@@ -268,7 +284,8 @@ def _check(item: pytest.Item, program: Callable[[Any], Any], given: dict[str, An
     text = str(outcome)
     if number > 1:
         text = text.replace(f"'{failure.schedule}'", f"'{number}/{failure.schedule}'")
-    pytest.fail(text, pytrace=False)
+    headline = str(failure.error).partition("\n")[0] or type(failure.error).__name__
+    pytest.fail(f"{failure.kind}: {headline}\n\n{text}", pytrace=False)
 
 
 def _replay_command(item: pytest.Item) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 import concmem
 import concmem.explore
-import concmem.machine  # noqa: F401  # once, not in each run in this process
+import concmem.machine  # once, not in each run in this process
 
 pytest_plugins = ["pytester"]
 
