@@ -8,7 +8,7 @@ everything is freed, everything is there again. That is looked at between two po
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -53,7 +53,9 @@ class Allocators:
         options: dict[str, Any] = {"memory": "16M", "slab_merge": False} | machine
         self.m = m = Machine(cpus=cpus, runtime=rt, **options)
         self.cache = m.kmem_cache_create("objects", OBJECT_SIZE)
-        (self.pool,) = m.run([partial(m.mempool_create_kmalloc_pool, RESERVE, ELEMENT_SIZE)])
+        (pool,) = m.run([partial(m.mempool_create_kmalloc_pool, RESERVE, ELEMENT_SIZE)])
+        assert pool is not None
+        self.pool = pool
         self.owned: list[Owned] = []
         self._stamp = 0
 
@@ -118,15 +120,11 @@ class Allocators:
 
     # -- the end
 
-    def free_all(self, _cpu: int, results: list[Any]) -> None:
-        """A CPU is done: it frees what is left of what it has allocated."""
-        for owned in results:
-            if isinstance(owned, Owned):
-                self.free(owned)
-
     def check(self) -> None:
-        """All CPUs are done, and everything was freed."""
-        assert not self.owned, f"nobody has freed {self.owned}"
+        """All CPUs are done: what is left is as it was, and when it is freed everything is there again."""
+        self.m.verify()
+        # Not earlier: a mistake may only show while both CPUs still have what they were given.
+        self.m.run([self._free_all])
         self.m.verify()
         kept = len(self.pool.elements)
         assert kept == self.pool.curr_nr == RESERVE, (
@@ -137,12 +135,16 @@ class Allocators:
         self.m.run([self._destroy])
         self.m.verify()
 
+    def _free_all(self) -> None:
+        for owned in list(self.owned):
+            self.free(owned)
+
     def _destroy(self) -> None:
         self.cache.destroy()
         self.pool.destroy()
 
 
-_FREE: Final = {
+_FREE: Final[dict[str, Callable[[Allocators, Any], None]]] = {
     "kmalloc": lambda self, address: self.m.kfree(address),
     "cache_alloc": lambda self, address: self.cache.free(address),
     "alloc_pages": lambda self, handle: self.m.free_pages(*handle),
@@ -150,7 +152,7 @@ _FREE: Final = {
     "mempool_alloc": lambda self, address: self.pool.free(address),
 }
 
-CALLS: Final = {
+CALLS: Final[dict[str, Callable[..., Owned | None]]] = {
     "kmalloc": Allocators.kmalloc,
     "cache_alloc": Allocators.cache_alloc,
     "alloc_pages": Allocators.alloc_pages,
@@ -205,7 +207,7 @@ class AllocatorProgram:
     def _program(self, rt: ControlledRuntime, marked: Marked | None) -> Program:
         subject = Allocators(rt, self.cpus, **self.machine)
         enter = {} if marked is None else {"enter": marked.enter}
-        bodies = self.recording.bodies(rt, subject, self.cpus, at_end=subject.free_all, **enter)
+        bodies = self.recording.bodies(rt, subject, self.cpus, **enter)
         return Program(bodies, subject.check)
 
     def run(self, **limits: Any) -> Failure | None:

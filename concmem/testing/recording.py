@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 from concmem.explore import (
     ControlledRuntime,
     Failure,
+    Replay,
     ReplayDiverged,
     Schedule,
     Scheduler,
@@ -25,7 +26,6 @@ from concmem.explore import (
 )
 from concmem.explore import operation as op
 from concmem.explore.runner import Limits, MakeProgram, Runner, failure_from
-from concmem.explore.schedulers import Replay
 from concmem.explore.task import Task
 
 EXPLAIN_SECONDS = 3.0
@@ -78,27 +78,26 @@ class Marked(Scheduler):
     name: ClassVar[str] = "marked"
 
     def __init__(self) -> None:
+        # By CPU, of the operation that it is at: where to go after so many points, and how many are done.
         self._marks: dict[int, dict[int, int]] = {}
-        self._count: dict[int, int] = {}
+        self._done: dict[int, int] = {}
 
     def enter(self, cpu: int, preemptions: Sequence[Preemption]) -> None:
         """*cpu* begins an operation."""
         self._marks[cpu] = dict(preemptions)
-        self._count[cpu] = 0
+        self._done[cpu] = 0
 
     def choose(self, enabled: Sequence[Task], current: Task) -> Task:
-        marks = self._marks.get(current.index)
-        to = None
+        chosen = current if current.enabled else enabled[0]
+        marks = self._marks.get(chosen.index)
         if marks:
-            count = self._count[current.index]
-            self._count[current.index] = count + 1
-            to = marks.get(count)
-        if not current.enabled:
-            return enabled[0]
-        if to is None or len(enabled) == 1:
-            return current
-        others = [task for task in enabled if task is not current]
-        return others[to % len(others)]
+            to = marks.pop(self._done[chosen.index], None)
+            if to is not None and len(enabled) > 1:
+                others = [task for task in enabled if task is not chosen]
+                chosen = others[to % len(others)]
+        if chosen.index in self._done:
+            self._done[chosen.index] += 1
+        return chosen
 
 
 def _no_marks(_cpu: int, _preemptions: Sequence[Preemption]) -> None:
@@ -126,20 +125,12 @@ class Recording:
         subject: Any,
         cpus: int,
         enter: Callable[[int, Sequence[Preemption]], None] = _no_marks,
-        at_end: Callable[[int, list[Any]], None] | None = None,
     ) -> list[Callable[[], None] | None]:
-        """
-        What each CPU does to *subject*.
-
-        Args:
-            enter: told whenever an operation begins.
-            at_end: called on each CPU after its last operation, with its results that no operation uses.
-        """
+        """What each CPU does to *subject*; *enter* is told whenever an operation begins."""
         slots = [
             _Slot(f"{each.function.__name__} on cpu{each.cpu} (operation {number})")
             for number, each in enumerate(self.operations)
         ]
-        used = {result.number for each in self.operations for result in _results(each.arguments)}
 
         def body(cpu: int) -> Callable[[], None] | None:
             mine = [number for number, each in enumerate(self.operations) if each.cpu == cpu]
@@ -156,20 +147,10 @@ class Recording:
                     }
                     _finish(rt, slots[number], each.function(subject, **arguments))
                 enter(cpu, ())
-                if at_end is not None:
-                    at_end(cpu, [slots[number].value for number in mine if number not in used])
 
             return run
 
         return [body(cpu) for cpu in range(cpus)]
-
-
-def _results(arguments: dict[str, Any]) -> list[Result]:
-    found = []
-    for value in arguments.values():
-        values = value if isinstance(value, list) else [value]
-        found += [each for each in values if isinstance(each, Result)]
-    return found
 
 
 def _resolve(
@@ -282,7 +263,7 @@ def raise_failure(program: MakeProgram, failure: Failure) -> NoReturn:
     from hypothesis import currently_in_test_context, note
 
     if currently_in_test_context():
-        note(_Report(program, failure))  # type: ignore[arg-type]
+        note(_Report(program, failure))
     else:
         failure.error.add_note(explain(program, failure).to_text())
     raise failure.error

@@ -72,9 +72,9 @@ def operation(
         for name in ("__name__", "__qualname__", "__doc__", "__module__"):
             setattr(record, name, getattr(function, name))
         where: dict[str, Any] = {"targets": targets} if target is None else {"target": target}
-        made: Callable[..., Any] = rule(**where, **arguments, cpu=_cpus(), preempt=_preemptions())(
-            record
-        )
+        drawn: dict[str, Any] = {**arguments, "cpu": _cpus(), "preempt": _preemptions()}
+        make_rule: Any = rule
+        made: Callable[..., Any] = make_rule(**where, **drawn)(record)
         return made
 
     return accept

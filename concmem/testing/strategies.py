@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from concmem.errors import BadArgument
 from concmem.explore import Schedule
 from concmem.mm import gfp
-from concmem.testing.allocators import CALLS, AllocatorProgram, Allocators, Call
+from concmem.testing.allocators import CALLS, AllocatorProgram, Call
 from concmem.testing.recording import Preemption
 
 SIZES = (8, 64, 96, 192, 1024, 4096, 9000)

@@ -8,8 +8,7 @@ from concmem.mm.gfp import GFP_KERNEL
 from concmem.mm.kmem_cache import KmemCache
 from concmem.mm.kmem_cache_cpu import KmemCacheCpu
 from concmem.mm.mempool import Mempool
-from concmem.mm.page import FROZEN, INUSE_MASK, Page
-from concmem.mm.slub_cpu import CpuSlabs, all_in_use
+from concmem.mm.page import FROZEN, Page
 from concmem.mm.slub_free import SlubFree
 from concmem.mm.vmap_area import VmapArea
 from concmem.mm.vmap_node import VmapNode
@@ -33,6 +32,19 @@ class TakesUnchecked(Mempool):
             return self.elements.pop()
 
 
+class TakesInTwoSections(Mempool):
+    """An element is chosen and taken under the lock, but not at once."""
+
+    def _from_reserve(self, _gfp: int) -> Any:
+        with self.lock:
+            element = self.elements[-1] if self.curr_nr else None
+        if element is not None:
+            with self.lock:
+                self.curr_nr -= 1
+                self.elements.remove(element)
+        return element
+
+
 class AddsUnlocked(Mempool):
     """An element is added without the lock."""
 
@@ -52,6 +64,19 @@ class AddsUnchecked(Mempool):
             self.elements.append(element)
             self.curr_nr += 1
             return True
+
+
+class AddsInTwoSections(Mempool):
+    """An element is added and counted under the lock, but not at once."""
+
+    def _add(self, element: Any) -> bool:
+        with self.lock:
+            if self.curr_nr >= self.min_nr:
+                return False
+            self.elements.append(element)
+        with self.lock:
+            self.curr_nr += 1
+        return True
 
 
 class GivesSpareTwice(Mempool):
@@ -85,36 +110,6 @@ class StoresFreelist(SlubFree):
         return True
 
 
-class LosesInuse(SlubFree):
-    """A remote free takes the number of objects in use from a second look, which another one may change."""
-
-    def _try_free(
-        self, s: KmemCache, c: KmemCacheCpu, slab: Page, head: int, tail: int, nr: int
-    ) -> bool:
-        pair = slab.freelist_counters
-        counters = pair.second
-        if not counters & FROZEN or (counters & INUSE_MASK) == nr:
-            return super()._try_free(s, c, slab, head, tail, nr)
-        prior = pair.first
-        s.set_freepointer(c.words, tail, prior)
-        if pair.first != prior:
-            return False
-        pair.set(head, counters - nr)
-        return True
-
-
-class TakesFreelist(CpuSlabs):
-    """What others have freed is read and cleared in two steps."""
-
-    def get_freelist(self, s: KmemCache, slab: Page) -> int:
-        pair = slab.freelist_counters
-        freelist, counters = pair.first, pair.second
-        if not freelist:
-            return super().get_freelist(s, slab)
-        pair.set(0, all_in_use(counters) | FROZEN)
-        return freelist
-
-
 class InsertsUnlocked(VmapNode):
     """An area is put among those in use without the lock."""
 
@@ -144,12 +139,12 @@ class Planted(NamedTuple):
 PLANTED = (
     Planted({Mempool: TakesUnlocked}, ("mempool_alloc",)),
     Planted({Mempool: TakesUnchecked}, ("mempool_alloc",)),
+    Planted({Mempool: TakesInTwoSections}, ("mempool_alloc",)),
     Planted({Mempool: AddsUnlocked}, ("mempool_alloc",)),
     Planted({Mempool: AddsUnchecked}, ("mempool_alloc",)),
+    Planted({Mempool: AddsInTwoSections}, ("mempool_alloc",)),
     Planted({Mempool: GivesSpareTwice}, ("mempool_alloc",)),
     Planted({SlubFree: StoresFreelist}, ("cache_alloc",), cpus=3),
-    Planted({SlubFree: LosesInuse}, ("cache_alloc",), cpus=3),
-    Planted({CpuSlabs: TakesFreelist}, ("cache_alloc",)),
     Planted({VmapNode: InsertsUnlocked}, ("vmalloc",)),
     Planted({VmapNode: AddsLazyUnlocked}, ("vmalloc",)),
 )

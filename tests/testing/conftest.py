@@ -31,7 +31,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def run(*args: str, process: bool = False) -> pytest.RunResult:
         if process:
-            return pytester.runpytest_subprocess(*options, *args, timeout=100)
+            return pytester.runpytest_subprocess(*options, *args)
         return pytester.runpytest_inprocess(*options, *args)
 
     return run

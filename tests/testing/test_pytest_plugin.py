@@ -282,6 +282,7 @@ def test_a_free_machine_that_hangs(pytester: pytest.Pytester, run: Run) -> None:
     result.stdout.fnmatch_lines(["*took more than 1.5 s*"])
 
 
+@pytest.mark.timeout(600)
 def test_xdist(pytester: pytest.Pytester, run: Run) -> None:
     """Under xdist the same tests pass and fail, with the same lines to replay."""
     make(pytester, BROKEN)
@@ -440,3 +441,11 @@ def test_help_and_markers(run: Run) -> None:
         name, value = option.split()
         assert re.search(rf"--concmem-{name}[ =]{value}", text)
     run("--markers").stdout.fnmatch_lines(["@pytest.mark.concmem(*executions*"])
+
+
+def test_the_page_about_it(pytester: pytest.Pytester, run: Run) -> None:
+    """The tests in the documentation are tests, and pass."""
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "use-it-from-pytest.md"
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    make(pytester, "\n".join(blocks), "test_page")
+    run("--concmem-executions=50").assert_outcomes(passed=5)
