@@ -206,8 +206,7 @@ class AllocatorProgram:
 
     def _program(self, rt: ControlledRuntime, marked: Marked | None) -> Program:
         subject = Allocators(rt, self.cpus, **self.machine)
-        enter = {} if marked is None else {"enter": marked.enter}
-        bodies = self.recording.bodies(rt, subject, self.cpus, **enter)
+        bodies = self.recording.bodies(rt, subject, self.cpus, marked)
         return Program(bodies, subject.check)
 
     def run(self, **limits: Any) -> Failure | None:

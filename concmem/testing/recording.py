@@ -1,9 +1,10 @@
 """
 Programs as data: operations that were recorded, each with the moments at which it is preempted.
 
-An operation runs on one CPU, may use results of earlier ones, and carries its own preemptions: after so many of
-*its* points, not after so many steps of the execution. So one that does nothing for a bug can be left out and all
-others still do the same, which is what lets Hypothesis shrink program and schedule together.
+Without preemptions operations run one after the other, in the order in which they were recorded. An operation carries
+its own preemptions: after so many of *its* points, not after so many steps of the execution. So one that does nothing
+for a bug can be left out and all others still do the same, which is what lets Hypothesis shrink program and schedule
+together.
 
 What was executed has a schedule like any other, which :func:`concmem.explore.replay` takes.
 """
@@ -33,10 +34,12 @@ EXPLAIN_SECONDS = 3.0
 
 
 class Preemption(NamedTuple):
-    """Where an operation is preempted."""
+    """Where an operation is preempted, and for how long."""
 
     after: int
     """So many points of the operation come before, 0 and up. If it has fewer, nothing happens."""
+    operations: int = 1
+    """So many operations of other CPUs end before it goes on, if there are so many."""
     to: int = 0
     """Who goes on: of the others that could, the one of this number, counted round and round."""
 
@@ -72,36 +75,61 @@ class _Slot:
         return f"{self.name}, which has not run"
 
 
+LAST = 1 << 30
+"""After all operations: interrupts and kernel threads, as long as there is something else to do."""
+
+
 class Marked(Scheduler):
-    """Each CPU runs as long as it can, but for the preemptions of its operations."""
+    """One operation after the other, as they were recorded, but for their preemptions."""
 
     name: ClassVar[str] = "marked"
 
     def __init__(self) -> None:
-        # By CPU, of the operation that it is at: where to go after so many points, and how many are done.
-        self._marks: dict[int, dict[int, int]] = {}
+        # All by CPU.
+        self._number: dict[int, int] = {}
+        """The operation that it is at, or about to begin."""
+        self._marks: dict[int, dict[int, Preemption]] = {}
+        """Where that is preempted, by how many points come before."""
         self._done: dict[int, int] = {}
+        """Points of it that are done; none while it is about to begin."""
+        self._held: dict[int, int] = {}
+        """Preempted ones, and how many operations of others come before they go on."""
 
-    def enter(self, cpu: int, preemptions: Sequence[Preemption]) -> None:
-        """*cpu* begins an operation."""
-        self._marks[cpu] = dict(preemptions)
+    def come_to(self, cpu: int, number: int) -> None:
+        """*cpu* has ended an operation, if it had begun one, and the next is *number*."""
+        if cpu in self._number:
+            for held in list(self._held):
+                self._held[held] -= held != cpu
+                if not self._held[held]:
+                    del self._held[held]
+        self._number[cpu] = number
+        self._marks.pop(cpu, None)
+        self._done.pop(cpu, None)
+
+    def begin_operation(self, cpu: int, preemptions: Sequence[Preemption]) -> None:
+        """*cpu* begins the operation that it has come to."""
+        self._marks[cpu] = {each.after: each for each in preemptions}
         self._done[cpu] = 0
 
     def choose(self, enabled: Sequence[Task], current: Task) -> Task:
-        chosen = current if current.enabled else enabled[0]
+        chosen = self._next(enabled, current)
         marks = self._marks.get(chosen.index)
         if marks:
-            to = marks.pop(self._done[chosen.index], None)
-            if to is not None and len(enabled) > 1:
+            mark = marks.pop(self._done[chosen.index], None)
+            if mark is not None and len(enabled) > 1:
+                self._held[chosen.index] = mark.operations
                 others = [task for task in enabled if task is not chosen]
-                chosen = others[to % len(others)]
+                chosen = others[mark.to % len(others)]
         if chosen.index in self._done:
             self._done[chosen.index] += 1
         return chosen
 
-
-def _no_marks(_cpu: int, _preemptions: Sequence[Preemption]) -> None:
-    pass
+    def _next(self, enabled: Sequence[Task], current: Task) -> Task:
+        """Who goes on unless it is preempted now."""
+        free = [task for task in enabled if task.index not in self._held] or enabled
+        if current in free and current.index in self._done:
+            return current  # it is in the midst of an operation
+        return min(free, key=lambda task: self._number.get(task.index, LAST))
 
 
 class Recording:
@@ -124,9 +152,9 @@ class Recording:
         rt: ControlledRuntime,
         subject: Any,
         cpus: int,
-        enter: Callable[[int, Sequence[Preemption]], None] = _no_marks,
+        marked: Marked | None = None,
     ) -> list[Callable[[], None] | None]:
-        """What each CPU does to *subject*; *enter* is told whenever an operation begins."""
+        """What each CPU does to *subject*; *marked* is told where it is."""
         slots = [
             _Slot(f"{each.function.__name__} on cpu{each.cpu} (operation {number})")
             for number, each in enumerate(self.operations)
@@ -140,13 +168,18 @@ class Recording:
             def run() -> None:
                 for number in mine:
                     each = self.operations[number]
-                    enter(cpu, each.preemptions)
+                    if marked is not None:
+                        marked.come_to(cpu, number)
+                    rt.cond_resched()  # a point, so that operations begin in any order
+                    if marked is not None:
+                        marked.begin_operation(cpu, each.preemptions)
                     arguments = {
                         name: _resolve(rt, slots, self.operations, cpu, value)
                         for name, value in each.arguments.items()
                     }
                     _finish(rt, slots[number], each.function(subject, **arguments))
-                enter(cpu, ())
+                if marked is not None:
+                    marked.come_to(cpu, LAST)
 
             return run
 

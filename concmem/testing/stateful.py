@@ -85,7 +85,8 @@ class ConcurrentStateMachine(RuleBasedStateMachine):
     A state machine whose operations run on several CPUs, under preemptions that are drawn, too.
 
     Hypothesis draws operations, which are recorded. When it has no more, they run under control: `setup` makes
-    what they work on, each CPU runs its own operations in order, and at the end the invariants are checked.
+    what they work on, then they run in order, each on its CPU; where one is preempted, others come in between.
+    At the end the invariants are checked.
     Everything that :func:`concmem.explore.check` finds is a failure. Shrinking leaves out operations and
     preemptions; the example database keeps both.
 
@@ -125,8 +126,7 @@ class ConcurrentStateMachine(RuleBasedStateMachine):
 
     def _program(self, rt: ControlledRuntime, marked: Marked | None) -> Program:
         self.setup(rt)
-        enter = {} if marked is None else {"enter": marked.enter}
-        bodies = self.recording.bodies(rt, self, self.cpus, **enter)
+        bodies = self.recording.bodies(rt, self, self.cpus, marked)
         return Program(bodies, self._check_all_invariants)
 
     def _check_all_invariants(self) -> None:

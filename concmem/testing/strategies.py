@@ -19,6 +19,9 @@ SIZES = (8, 64, 96, 192, 1024, 4096, 9000)
 FEW = 8
 """Points of an operation that takes a fast path."""
 
+IN_BETWEEN = 3
+"""Operations that come in between when one is preempted, at most."""
+
 FLAGS = (gfp.GFP_KERNEL, gfp.GFP_ATOMIC, gfp.GFP_KERNEL | gfp.ZERO)
 
 
@@ -53,7 +56,12 @@ def preemptions(
         return st.just([])
     # Fast paths have few points, so one of the first is as likely as one of all.
     after = st.integers(0, min(FEW, points) - 1) | st.integers(0, points - 1)
-    one = st.builds(Preemption, after=after, to=st.integers(0, choices - 1))
+    one = st.builds(
+        Preemption,
+        after=after,
+        operations=st.integers(1, IN_BETWEEN),
+        to=st.integers(0, choices - 1),
+    )
     return st.lists(one, max_size=most, unique_by=lambda each: each.after).map(sorted)
 
 

@@ -15,14 +15,14 @@ from concmem.errors import BadArgument
 from concmem.testing import ConcurrentStateMachine, Preemption, operation
 
 QUIET = settings(
-    database=None, derandomize=True, deadline=None, stateful_step_count=8, max_examples=200
+    database=None, derandomize=True, deadline=None, stateful_step_count=6, max_examples=200
 )
 
 
 class Counter(ConcurrentStateMachine):
     """A counter that several CPUs add to; correct."""
 
-    points = 8
+    points = 5
 
     def setup(self, rt: explore.ControlledRuntime) -> None:
         self.lock = rt.spinlock("lock")
@@ -81,7 +81,7 @@ def test_a_lost_update_shrinks() -> None:
 def test_the_printed_example_is_a_program() -> None:
     """It can be kept as a test: it fails by itself, and its program replays and can be checked."""
     state: Any = Careless()
-    state.add(cpu=0, n=1, preempt=[Preemption(after=1, to=0)])
+    state.add(cpu=0, n=1, preempt=[Preemption(after=1, operations=1, to=0)])
     state.add(cpu=1, n=1, preempt=[])
     with pytest.raises(AssertionError) as caught:
         state.teardown()
