@@ -153,8 +153,9 @@ class Recording:
         subject: Any,
         cpus: int,
         marked: Marked | None = None,
+        at_end: Callable[[], object] = lambda: None,
     ) -> list[Callable[[], None] | None]:
-        """What each CPU does to *subject*; *marked* is told where it is."""
+        """What each CPU does to *subject*; *marked* is told where it is, *at_end* is called when it is done."""
         slots = [
             _Slot(f"{each.function.__name__} on cpu{each.cpu} (operation {number})")
             for number, each in enumerate(self.operations)
@@ -180,6 +181,7 @@ class Recording:
                     _finish(rt, slots[number], each.function(subject, **arguments))
                 if marked is not None:
                     marked.come_to(cpu, LAST)
+                at_end()
 
             return run
 

@@ -38,7 +38,7 @@ def order(*operations: tuple[int, str, list[Preemption]]) -> str:
     return "".join(seen)
 
 
-@pytest.mark.parametrize("cpus", list(permutations(range(3))) + [(0, 0, 1), (1, 0, 1)])
+@pytest.mark.parametrize("cpus", [*list(permutations(range(3))), (0, 0, 1), (1, 0, 1)])
 def test_they_run_as_recorded(cpus: tuple[int, ...]) -> None:
     """Without preemptions, one after the other, whichever CPUs do them."""
     recorded = [(cpu, name, []) for cpu, name in zip(cpus, "abc", strict=True)]

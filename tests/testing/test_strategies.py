@@ -12,6 +12,7 @@ from hypothesis.errors import DidNotReproduce
 
 from concmem import explore
 from concmem.errors import BadArgument
+from concmem.mm.mempool import Mempool
 from concmem.testing import (
     AllocatorProgram,
     Call,
@@ -129,28 +130,22 @@ def test_every_call_runs(name: str) -> None:
 
 def test_a_wrong_allocator_is_found_without_a_race() -> None:
     """The oracle notices what is wrong on one CPU already."""
-    from concmem.mm.kmalloc import Kmalloc
 
-    class Careless(Kmalloc):
-        """Hands the same object out twice."""
+    class Careless(Mempool):
+        """Hands the element that it has in reserve out, and keeps it."""
 
-        def kmalloc(self, size: int, gfp: int = 0xCC0, node: int | None = None) -> int | None:
-            last = getattr(self, "last", None)
-            if last is not None:
-                return int(last)
-            self.last = super().kmalloc(size, gfp, node)
-            return self.last
+        def _from_reserve(self, _gfp: int) -> Any:
+            return self.elements[-1]
 
-    def fails(program: AllocatorProgram) -> bool:
-        return program.run() is not None
+    def overlaps(program: AllocatorProgram) -> bool:
+        failure = program.run()
+        return failure is not None and "is part of mempool_alloc" in str(failure.error)
 
-    strategy = programs(["kmalloc"], classes={Kmalloc: Careless})
-    program = find(strategy, fails, settings=QUIET)
+    strategy = programs(["mempool_alloc"], classes={Mempool: Careless})
+    program = find(strategy, overlaps, settings=QUIET)
     assert len(program.calls) == 2
     assert not any(call.preempt for call in program.calls)
-    failure = program.run()
-    assert failure is not None
-    assert "is part of kmalloc" in str(failure.error)
+    assert {call.cpu for call in program.calls} == {0}
 
 
 def test_the_printed_program_is_the_program() -> None:
