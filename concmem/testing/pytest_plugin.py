@@ -215,7 +215,9 @@ def controlled(request: pytest.FixtureRequest) -> Callable[..., Outcome]:
     The command line comes before the call's arguments, and these before the marker's.
     """
 
-    def run(program: Callable[[Any], Any], /, **options: Any) -> Outcome:
+    def run(program: Callable[[Any], Any], /, scheduler: Any = None, **options: Any) -> Outcome:
+        if scheduler is not None:
+            options["scheduler"] = scheduler
         return _check(request.node, program, options)
 
     return run
