@@ -105,6 +105,20 @@ class LockMisuse(KernelBug, RuntimeError):
     """A lock was released by somebody who does not hold it, or taken twice by its holder."""
 
 
+class LockdepError(LockMisuse):
+    """
+    Locks are used in a way that can deadlock, whether it came to that or not.
+
+    The first line of the message says what is wrong with which locks; the report follows.
+    """
+
+    failure_place: str = ""
+    """The classes that it is about."""
+    rule: str = ""
+    """What was broken: ``circular``, ``recursive``, ``inconsistent``, ``inversion``, ``irq order``,
+    ``wait context``, ``unlock`` or ``held``."""
+
+
 class SleepInAtomic(KernelBug):
     """``BUG: scheduling while atomic``: a sleep with interrupts disabled or in an interrupt."""
 
@@ -163,10 +177,6 @@ class Livelock(ConcmemError, RuntimeError):
 
 class LockLeaked(LockMisuse):
     """A body or an interrupt handler ended while it held a lock."""
-
-
-class LockOrder(LockMisuse):
-    """Locks were taken in orders, or with interrupts in a state, that could deadlock, though it did not."""
 
 
 class DataRace(KernelBug):

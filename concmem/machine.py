@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 def make_runtime(
-    runtime: str | Runtime, cpus: int, seed: int, lockstat: bool, pin: bool
+    runtime: str | Runtime, cpus: int, seed: int, lockstat: bool, lockdep: bool, pin: bool
 ) -> Runtime:
     """The runtime of that name: ``free``, ``jitter``, or ``auto`` for what finds most here."""
     if isinstance(runtime, Runtime):
@@ -38,9 +38,9 @@ def make_runtime(
     if runtime == "auto":
         runtime = "free" if not getattr(sys, "_is_gil_enabled", lambda: True)() else "jitter"
     if runtime == "free":
-        return FreeRuntime(cpus, seed=seed, lockstat=lockstat, pin=pin)
+        return FreeRuntime(cpus, seed=seed, lockstat=lockstat, lockdep=lockdep, pin=pin)
     if runtime == "jitter":
-        return JitterRuntime(cpus, seed=seed, lockstat=lockstat, pin=pin)
+        return JitterRuntime(cpus, seed=seed, lockstat=lockstat, lockdep=lockdep, pin=pin)
     raise BadArgument(f"runtime: must be 'auto', 'free' or 'jitter', got {runtime!r}")
 
 
@@ -58,6 +58,8 @@ class Machine:
         nodes: NUMA nodes, 1 to 64; memory and CPUs are shared out evenly.
         runtime: ``"free"``, ``"jitter"``, ``"auto"``, or a runtime object, whose CPUs are used.
         lockstat: keep lock statistics for ``/proc/lock_stat``.
+        lockdep: validate the order of locks, for ``/proc/lockdep``; what could deadlock raises
+            `LockdepError`. As with *lockstat* and *pin*, a *runtime* object has its own.
         pin: bind CPU threads to host CPUs, round and round.
         cma: bytes reserved for contiguous allocations, at the end of the highest zone.
         vmalloc_size: bytes of virtual addresses for `vmalloc`, 1M to 32T.
@@ -114,6 +116,7 @@ class Machine:
         nodes: int = 1,
         runtime: str | Runtime = "free",
         lockstat: bool = False,
+        lockdep: bool = False,
         pin: bool = False,
         cma: int | str = 0,
         vmalloc_size: int | str = "32T",
@@ -144,7 +147,7 @@ class Machine:
             classes=classes,
         )
         self.seed = seed
-        self.runtime = make_runtime(runtime, cpus, seed, lockstat, pin)
+        self.runtime = make_runtime(runtime, cpus, seed, lockstat, lockdep, pin)
         self.runtime.claim(self)
         try:
             self.kernel = Kernel(self.runtime, self.config, MALLOC_REPLACEABLE)
@@ -367,6 +370,7 @@ class Machine:
             user=user,
             destroyed_slab_events=dict(self.slab.destroyed_events),
             proc_reads=dict(self.procfs.nr_reads),
+            lockdep=self.runtime.lockdep.statistics() if self.runtime.lockdep else None,
         )
 
     def lock_statistics(self) -> tuple[LockClassStatistics, ...]:

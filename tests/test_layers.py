@@ -20,7 +20,8 @@ FLOORS = {
     "mm": {"errors", "units", "runtime.api"},
     # Besides the seam, what knows no mode: guards, per-CPU offsets, the lock validator.
     "explore": {"errors", "units", "runtime.api"}
-    | {"runtime.guarded", "runtime.percpu", "runtime.lockdep"},
+    | {"runtime.guarded", "runtime.percpu"}
+    | {"runtime.lockdep", "runtime.lockdep_classes"},
     "user": {"errors", "units", "runtime.api", "mm"},
     "reports": {"errors", "units", "mm.statistics", "mm.migratetype", "mm.slab_flags"}
     | {"mm.statistics_process"},
@@ -31,9 +32,11 @@ FLOORS = {
 """What each package may import, besides itself; floors above may import all below."""
 
 EXCEPTIONS = {
-    # Types only: rows of lock statistics, which the machine passes through.
+    # Types only: rows of lock statistics and of the validator, which the machine passes through.
     ("mm.statistics", "runtime.lockstat"),
+    ("mm.statistics", "runtime.lockdep_statistics"),
     ("reports.lock_stat", "runtime.lockstat"),
+    ("reports.lockdep", "runtime.lockdep_statistics"),
     ("reports.top", "runtime.lockstat"),
 }
 

@@ -28,6 +28,7 @@ examples:
   concmem hunt mytests:program --scheduler dpor      every behaviour once: can end with "exhausted"
   concmem hunt mytests:program --seconds 60 --json found.json --html found.html
   concmem hunt slab-churn --ops 4 --cpus 2           a stress workload, on a small machine
+  concmem hunt --bug fastpath-ignores-tid            a documented bug, planted; concmem bugs lists them
   concmem replay mytests:program 'v1:3.0,21.1'       what was found, again
 
 mytests.py, in this directory, might be:
@@ -57,10 +58,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    targets.add_target(parser)
     add = parser.add_argument
-    add("--scheduler", choices=SCHEDULERS, default="pct", metavar="NAME",
-        help="who decides (default: pct)")  # fmt: skip
+    target = parser.add_mutually_exclusive_group(required=True)
+    targets.add_target(target, nargs="?")
+    target.add_argument("--bug", metavar="NAME", help="the same as a bug as TARGET")
+    add("--scheduler", choices=SCHEDULERS, metavar="NAME",
+        help="who decides (default: pct; for a bug, who finds it soonest)")  # fmt: skip
     add("--depth", type=int, metavar="D", help="bug depth to look for, with pct (default: 3)")
     add("--executions", type=int, metavar="N", help="at most so many (default: 10000)")
     add("--seconds", type=float, metavar="S", help="at most so long")
@@ -77,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     from concmem import explore
     from concmem.cli.hunt_display import HuntProgress, Outputs
 
+    if args.target is None:
+        args.target = args.bug
     outputs = Outputs(args)
     program = targets.load_target(args)
     scheduler = _scheduler(args)
@@ -114,6 +119,8 @@ def show(args: argparse.Namespace, outcome: Outcome, outputs: Any) -> int:
 def _scheduler(args: argparse.Namespace) -> str | Scheduler:
     from concmem.explore import PCT
 
+    if args.scheduler is None:
+        args.scheduler = "pct" if args.depth is not None else getattr(args, "bug_scheduler", "pct")
     if args.depth is None:
         return str(args.scheduler)
     if args.scheduler != "pct":

@@ -15,12 +15,12 @@ from types import ModuleType
 from typing import Final
 
 import concmem
-from concmem.cli import bench, flows, hunt, replay, replay_trace, report, slabtop, stress, top
+from concmem.cli import bench, bugs, flows, hunt, replay, replay_trace, report, slabtop, stress, top
 from concmem.cli.output import INTERRUPTED, PIPE, USAGE, complain
 from concmem.errors import BadArgument, TraceError
 
 COMMANDS: Final[tuple[ModuleType, ...]] = (
-    *(stress, hunt, replay, report, top, slabtop, flows, replay_trace, bench),
+    *(stress, hunt, replay, bugs, report, top, slabtop, flows, replay_trace, bench),
 )
 """The modules of the sub-commands, in the order of ``--help``."""
 
@@ -35,6 +35,7 @@ examples:
   concmem stress smoke                  every workload for a moment
   concmem stress --list                 the scenarios there are
   concmem hunt mytests:program          look for a schedule under which a program fails
+  concmem bugs                          documented kernel bugs, planted one at a time
   concmem stress pressure --cpus 8 --seconds 60 --json result.json
   concmem report result.json --html report.html
   concmem top slab-storm                CPUs, caches, zones and locks, live

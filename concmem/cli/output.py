@@ -32,11 +32,13 @@ def complain(error: object) -> None:
 
 
 def command_line(command: str, positional: str, options: Mapping[str, object]) -> str:
-    """A line to paste, with those *options* that are not ``None``."""
+    """A line to paste, with those *options* that are not ``None``; of ``True``, the name only."""
     words = ["concmem", command, positional]
     for name, value in options.items():
         if value is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
+            words.append(f"--{name.replace('_', '-')}")
+            if value is not True:
+                words.append(str(value))
     return shlex.join(words)
 
 

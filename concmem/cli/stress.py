@@ -86,6 +86,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--procfs", metavar="DIR", help="keep the machine's /proc files there, every second")
     add("--list", action="store_true", help="list the scenarios and workloads, and end")
     add("--no-progress", action="store_true", help="show no progress during the run")
+    add("--lockdep", action="store_true", default=None,
+        help="validate the order of locks: what could deadlock is an error")  # fmt: skip
     add("--no-lockstat", action="store_true", help="keep no lock statistics: runs faster")
 
 
@@ -95,7 +97,11 @@ def run(args: argparse.Namespace) -> int:
 
     if args.list:
         return _list()
-    options = {**run_options(args), "verify_every": args.verify_every}
+    options = {
+        **run_options(args),
+        "verify_every": args.verify_every,
+        "lockdep": args.lockdep,
+    }
     scenario = load_scenario(args.scenario).changed(**options)
     json = JsonTarget(args.json) if args.json is not None else None
     html = html_target(args.html)
@@ -188,6 +194,7 @@ def _again(source: str, scenario: Scenario, ran: Ran) -> str:
             "seed": scenario.seed,
             "runtime": ran.runtime,
             "verify_every": scenario.verify_every,
+            "lockdep": scenario.lockdep or None,
         },
     )
 

@@ -15,15 +15,18 @@ if TYPE_CHECKING:
 
     from concmem.explore import ControlledRuntime, Program
 
-EXECUTION_OPTIONS: Final = ("cpus", "ops", "max_steps", "early_timeouts", "spurious_wakeups")
+EXECUTION_OPTIONS: Final = (
+    "cpus", "ops", "max_steps", "early_timeouts", "spurious_wakeups", "detectors", "verify_every",
+)  # fmt: skip
 """Options that decide what an execution is; a replay needs them as they were."""
 
 
-def add_target(parser: argparse.ArgumentParser) -> None:
-    """The arguments that both commands have."""
+def add_target(parser: argparse._ActionsContainer, nargs: str | None = None) -> None:
+    """The argument that both commands have."""
     parser.add_argument(
-        "target", metavar="TARGET",
-        help="module:function (called with a runtime, returns a Program), or the name of a workload",
+        "target", metavar="TARGET", nargs=nargs,
+        help="module:function (called with a runtime, returns a Program), a workload, or a planted "
+        "bug (concmem bugs lists them)",
     )  # fmt: skip
 
 
@@ -38,6 +41,8 @@ def add_execution_options(parser: argparse.ArgumentParser) -> None:
         help="time-outs that may fire while others could still run (default: 0)")  # fmt: skip
     add("--spurious-wakeups", type=int, metavar="N", dest="spurious_wakeups",
         help="sleepers that may wake without a reason (default: 0)")  # fmt: skip
+    add("--verify-every", type=int, metavar="N", dest="verify_every",
+        help="check all invariants also after every N steps (default: only at the end)")  # fmt: skip
     add("--detectors", metavar="NAMES",
         help="which of races,lockdep are on; an empty text for none (default: both)")  # fmt: skip
 
@@ -53,7 +58,7 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
 
 def execution_options(args: argparse.Namespace) -> dict[str, Any]:
     """What :func:`concmem.explore.check` is to be told, of `add_execution_options`."""
-    names = ("cpus", "max_steps", "early_timeouts", "spurious_wakeups")
+    names = ("cpus", "max_steps", "early_timeouts", "spurious_wakeups", "verify_every")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.cpus is not None and not 1 <= args.cpus <= 256:
         raise BadArgument(f"cpus: must be 1 to 256, got {args.cpus}")
@@ -71,11 +76,7 @@ def load_target(args: argparse.Namespace) -> Callable[[ControlledRuntime], Progr
     """
     target: str = args.target
     if ":" not in target:
-        from concmem.workloads.hunting import OPERATIONS, hunting_program
-
-        if args.cpus is None:
-            args.cpus = 2
-        return hunting_program(target, OPERATIONS if args.ops is None else args.ops)
+        return _load_by_name(args)
     if args.ops is not None:
         raise BadArgument("ops: is for workloads; a function decides itself what its CPUs do")
     module_name, _, function_name = target.partition(":")
@@ -93,6 +94,37 @@ def load_target(args: argparse.Namespace) -> Callable[[ControlledRuntime], Progr
         raise BadArgument(f"target: module {module_name!r} has no function {function_name!r}")
     program: Callable[[ControlledRuntime], Program] = found
     return program
+
+
+def _load_by_name(args: argparse.Namespace) -> Callable[[ControlledRuntime], Program]:
+    """A workload, or a planted bug with its own options where there are none."""
+    from concmem.workloads import WORKLOADS
+
+    if args.target in WORKLOADS:
+        from concmem.workloads.hunting import OPERATIONS, hunting_program
+
+        if args.cpus is None:
+            args.cpus = 2
+        return hunting_program(args.target, OPERATIONS if args.ops is None else args.ops)
+    from concmem.bugs import all_bugs
+
+    for bug in all_bugs():
+        if args.target in (bug.name, bug.number):
+            break
+    else:
+        names = ", ".join(WORKLOADS)
+        raise BadArgument(
+            f"target: {args.target!r} is neither module:function nor a workload ({names}) nor a planted "
+            "bug, which concmem bugs lists"
+        )
+    if args.ops is not None:
+        raise BadArgument("ops: is for workloads; a bug decides itself what its CPUs do")
+    args.target = bug.name
+    args.bug_scheduler = bug.scheduler
+    for name, value in bug.options.items():
+        if getattr(args, name) is None:
+            setattr(args, name, ",".join(sorted(value)) if name == "detectors" else value)
+    return bug.program
 
 
 def replay_target(args: argparse.Namespace) -> str:

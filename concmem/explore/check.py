@@ -12,7 +12,7 @@ from concmem.explore.failure import Failure
 from concmem.explore.runner import DETECTORS, Limits, MakeProgram, Runner, failure_from
 from concmem.explore.schedule import Schedule
 from concmem.explore.scheduler import Scheduler
-from concmem.explore.schedulers import make_scheduler
+from concmem.explore.schedulers import DPOR, make_scheduler
 from concmem.explore.schedulers.replay import Replay
 from concmem.explore.shrink import minimize
 
@@ -102,6 +102,7 @@ def check(
     early_timeouts: int = 0,
     spurious_wakeups: int = 0,
     detectors: frozenset[str] | set[str] = DETECTORS,
+    verify_every: int = 0,
     shrink: bool = True,
     pin: bool = True,
     progress: Progress | None = None,
@@ -119,6 +120,9 @@ def check(
         early_timeouts, spurious_wakeups: how many an execution may have. Other time-outs fire when nobody
             can go on.
         detectors: of ``races`` and ``lockdep``; the others are always on.
+        verify_every: call the program's ``verify`` also after so many steps, again and again (0: only at the end),
+            between any two operations. ``Machine.verify`` first lets each CPU come to where it can be parked:
+            steps that the scheduler does not choose, so not for ``dpor``.
         shrink: look for the simplest schedule, and the smallest program, that fail the same way.
         pin: keep all threads on one host CPU meanwhile; ten times as fast.
         progress: called now and then with the outcome so far.
@@ -134,13 +138,16 @@ def check(
     _check_number("max_steps", max_steps, 1)
     _check_number("early_timeouts", early_timeouts, 0)
     _check_number("spurious_wakeups", spurious_wakeups, 0)
+    _check_number("verify_every", verify_every, 0)
     if seconds is not None and not seconds > 0:
         raise BadArgument(f"seconds: must be positive, got {seconds!r}")
     unknown = set(detectors) - DETECTORS
     if unknown:
         raise BadArgument(f"detectors: unknown {sorted(unknown)}, there are {sorted(DETECTORS)}")
-    limits = Limits(max_steps, early_timeouts, spurious_wakeups, frozenset(detectors))
+    limits = Limits(max_steps, early_timeouts, spurious_wakeups, frozenset(detectors), verify_every)
     policy = make_scheduler(scheduler)
+    if verify_every and isinstance(policy, DPOR):
+        raise BadArgument("verify_every: not with dpor, which must choose every step itself")
     policy.reset(seed)
     runner = Runner(program, cpus, limits=limits, pin=pin)
     outcome = Outcome(policy.name, seed, bounds=policy.bounds, options=runner.options())
@@ -248,21 +255,27 @@ def replay(
     early_timeouts: int = 0,
     spurious_wakeups: int = 0,
     detectors: frozenset[str] | set[str] = DETECTORS,
+    verify_every: int = 0,
+    strict: bool = True,
     pin: bool = True,
 ) -> Outcome:
     """
     Run *program* once under *schedule*; the other arguments as they were for :func:`check`.
 
+    Args:
+        strict: where the program does not offer what the schedule asks for, raise; otherwise take the
+            default. Not strict is for a program that was mended since.
+
     Raises:
         ReplayDiverged: the program does not do what it did when the schedule was recorded.
     """
     wanted = Schedule.parse(schedule)
-    limits = Limits(max_steps, early_timeouts, spurious_wakeups, frozenset(detectors))
+    limits = Limits(max_steps, early_timeouts, spurious_wakeups, frozenset(detectors), verify_every)
     runner = Runner(program, cpus, limits=limits, pin=pin)
     outcome = Outcome("replay", 0, executions=1, ended_by="executions")
     start = perf_counter()
     with runner.session():
-        outcome.failure = _replay(runner, wanted)
+        outcome.failure = _replay(runner, wanted, strict)
     outcome.seconds = perf_counter() - start
     if outcome.failure is not None:
         outcome.failure.executions = 1
@@ -270,8 +283,8 @@ def replay(
     return outcome
 
 
-def _replay(runner: Runner, schedule: Schedule) -> Failure | None:
-    scheduler = Replay(schedule)
+def _replay(runner: Runner, schedule: Schedule, strict: bool = True) -> Failure | None:
+    scheduler = Replay(schedule, strict)
     execution = runner.run_once(scheduler, schedule.dropped, traced=True)
     assert execution is not None
     failure = failure_from(execution, schedule.dropped)
@@ -294,6 +307,7 @@ def shrink(
     early_timeouts: int = 0,
     spurious_wakeups: int = 0,
     detectors: frozenset[str] | set[str] = DETECTORS,
+    verify_every: int = 0,
     pin: bool = True,
 ) -> Failure:
     """
@@ -303,7 +317,7 @@ def shrink(
         BadArgument: nothing fails under *schedule*.
     """
     wanted = Schedule.parse(schedule)
-    limits = Limits(max_steps, early_timeouts, spurious_wakeups, frozenset(detectors))
+    limits = Limits(max_steps, early_timeouts, spurious_wakeups, frozenset(detectors), verify_every)
     runner = Runner(program, cpus, limits=limits, pin=pin)
     with runner.session():
         failure = _replay(runner, wanted)

@@ -48,6 +48,7 @@ from concmem.explore.waitqueue import ControlledWaitQueue
 from concmem.explore.watch import watch
 from concmem.runtime import api
 from concmem.runtime.guarded import check_guards
+from concmem.runtime.lockdep import Lockdep
 from concmem.runtime.percpu import FreePerCpu, NoArea
 from concmem.units import MAX_NR_CPUS
 
@@ -127,6 +128,11 @@ class ControlledRuntime(api.Runtime):
         self.smp_processor_id = smp_processor_id
         self.cond_resched = self._stops.cond_resched
 
+    @property
+    def lockdep(self) -> Lockdep | None:
+        validator = self.execution.lockdep
+        return validator.dep if validator is not None else None
+
     def claim(self, owner: Any) -> None:
         """One machine for each runtime. Raises `BadArgument` if another has it already."""
         if self._owner is not None:
@@ -194,7 +200,8 @@ class ControlledRuntime(api.Runtime):
         if main.kind is None:
             main.kind = op.STARTED
             main.object = cpu
-            ex.start([main])
+            if not cpu.in_interrupt:  # else as soon as that has ended
+                ex.start([main])
             ex.update(main)
         return job
 
@@ -325,6 +332,8 @@ class ControlledRuntime(api.Runtime):
         if flags:
             cpu = me.cpu
             cpu.irqs_enabled = True
+            if ex.lockdep is not None:
+                ex.lockdep.irqs_on(cpu)
             if cpu.interrupts:
                 ex.take_due_interrupts(cpu)
                 ex.update_irq(cpu)
@@ -455,9 +464,11 @@ class ControlledRuntime(api.Runtime):
 
     @property
     def jiffies(self) -> int:
+        self.execution.look(op.CLOCK, None)
         return self.execution.jiffies
 
     def clock_ns(self) -> int:
+        self.execution.look(op.CLOCK, None)
         return self.execution.now_ns
 
     def rng(self, stream: object) -> Random:

@@ -35,11 +35,11 @@ from concmem.explore.stuck import (
     too_long,
 )
 from concmem.explore.task import ControlledCpu, Task
-from concmem.runtime.lockdep import Lockdep
 from concmem.units import HZ
 
 if TYPE_CHECKING:
     from concmem.explore.crew import Gate
+    from concmem.explore.lockdep import Validator
     from concmem.explore.locks import ControlledLock
     from concmem.explore.scheduler import Scheduler
     from concmem.explore.waitqueue import Waiter
@@ -102,13 +102,18 @@ class Execution:
         """Steps taken."""
         self.trace: list[Any] = []
         """Task, kind, object of each step, and of notes (`operation.NOTES`); flat."""
+        self.looks: list[tuple[str, Any]] = []
+        """
+        What the running task has seen of the harness besides its operations: kind, object. No points, but
+        their place among the steps of others may matter. Who reads them empties the list.
+        """
+        self.fired: Waiter | None = None
+        """Whose time-out came last because nobody could go on."""
         self.deviations: list[tuple[int, int]] = []
         """The schedule so far, see `Schedule`."""
         self.cpus: list[ControlledCpu] = []
         self.finding: Finding | None = None
         """What is wrong, once something is."""
-        self.left_pending: list[op.Operation] = []
-        """What tasks were about to do when an execution was broken off."""
         self.scheduler_error: BaseException | None = None
         """What the scheduler has raised."""
         self.aborting = False
@@ -123,11 +128,14 @@ class Execution:
         """Tasks that have yielded (``cpu_relax``) and let others run first."""
         self.fields: dict[tuple[int, str], Field] = {}
         """Watched fields that were accessed."""
-        self.lockdep: Lockdep | None = None
+        self.lockdep: Validator | None = None
         """The lock validator, if it is on."""
         self.task_exits: list[Callable[[], None]] = []
         self.on_body_failure: Callable[[Task, BaseException], None] = lambda _task, _error: None
+        self.on_stop: Callable[[], None] = lambda: None
+        """Called when nobody is to take another step, and nothing is unwound yet."""
         self._goal: Callable[[], bool] | None = None
+        self._paused = self.driver
         self._waiting_ns = 0
         self._relaxed = 0
         self._checked_at = 0
@@ -177,6 +185,7 @@ class Execution:
             elif self.stops is not None and self.stops.look():
                 continue
             elif self._is_over():
+                self._stopped()
                 return self.driver
             elif self.timers:
                 lost_wakeup(self)
@@ -405,7 +414,7 @@ class Execution:
             while True:
                 if self.current is cpu.irq:
                     self._take_interrupt(cpu)
-                else:
+                if cpu.run_queue:  # perhaps since an interrupt that it was in the middle of
                     self._run_bodies(cpu)
                 chosen = self._pick()
                 self._switch_to(chosen)
@@ -468,38 +477,22 @@ class Execution:
         """Something is wrong: end the execution. Does not return."""
         if self.finding is None:
             self.finding = Finding(kind, error, task, self.step, subject)
-            self.left_pending = self.pending()
+            self._stopped()
         self._choose = _abort
         raise ExecutionAborted
+
+    def _stopped(self) -> None:
+        """Nobody takes another step, unless for a check."""
+        if self._goal is None:
+            self.on_stop()
 
     def broken(self, error: BaseException) -> NoReturn:
         """The scheduler raised *error*, which is none of the running body's business."""
         if not isinstance(error, ExecutionAborted) and self.scheduler_error is None:
             self.scheduler_error = error
-            self.left_pending = self.pending()
+            self._stopped()
         self._choose = _abort
         raise ExecutionAborted
-
-    def lock_taken(self, me: Task, lock: Any) -> None:
-        """Tell the lock validator."""
-        cpu = me.cpu
-        assert self.lockdep is not None
-        self.lockdep.acquired(
-            lock.name,
-            [held.name for held in me.held if held is not lock],
-            in_interrupt=cpu.in_interrupt,
-            irqs_enabled=cpu.irqs_enabled,
-            sleeps=not lock.spins,
-            trylock=me.kind is op.TRYLOCK,
-            where=f"{me.name}, step {self.step}",
-        )
-
-    def pending(self) -> list[op.Operation]:
-        """What every task that has not ended is about to do, or waits to do."""
-        tasks = [task for cpu in self.cpus for task in (cpu.main, cpu.irq)]
-        return [
-            op.Operation(task, task.kind, task.object) for task in tasks if task.kind is not None
-        ]
 
     def cycle(self, me: Task) -> None:
         """*me* has just been blocked: does it wait for itself? Reported while others still run."""
@@ -507,6 +500,11 @@ class Execution:
         if circle:
             text = "a circle: " + "; ".join(map(describe_wait, circle))
             self.fail("deadlock", text, me, subject_of(circle))
+
+    def look(self, kind: str, obj: object) -> None:
+        """The running task, if there is one, looks at *obj*."""
+        if self.current is not None:
+            self.looks.append((kind, obj))
 
     def nr_tasks(self) -> int:
         """Tasks that have taken a step."""
@@ -570,6 +568,21 @@ class Execution:
             error = finding.error
             raise error if isinstance(error, BaseException) else Deadlock(error)
 
+    def drive_steps(self, nr: int) -> bool:
+        """As `drive`, but pause between two operations once *nr* steps were taken; whether all is over."""
+        stop, choose = self.step + nr, self.scheduler.choose
+        paused = False
+
+        def choose_until(enabled: Sequence[Task], current: Task) -> Task:
+            nonlocal paused
+            if self.step < stop:
+                return choose(enabled, current)
+            paused, self._paused = True, current
+            return self.driver
+
+        self._run(choose_until)
+        return not paused
+
     def boot(self, task: Task) -> None:
         """On the driver: run a kernel thread that has just been made until it waits."""
         left = BOOT_STEPS
@@ -601,6 +614,9 @@ class Execution:
         """Give the baton away, and wait until it comes back."""
         driver = self.driver
         self.current = driver
+        if self._goal is None:
+            # After a pause the default is whom it has interrupted, as if there had been none.
+            self.current, self._paused = self._paused, driver
         if self._to_start:
             self._announcing = True
 

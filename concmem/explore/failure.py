@@ -25,7 +25,6 @@ _CLASSES: Final[dict[str, type[Exception]]] = {
     "livelock": errors.Livelock,
     "step-limit": errors.Livelock,
     "data-race": errors.DataRace,
-    "lockdep": errors.LockOrder,
 }
 
 

@@ -90,6 +90,10 @@ class JobFuture(Future[T]):
             ex.cycle(me)
             ex.wait(me)
 
+    def done(self) -> bool:
+        self._ex.look(op.PEEK, self._job)
+        return super().done()
+
     def result(self, timeout: float | None = None) -> T:
         self._wait()
         return super().result(timeout)

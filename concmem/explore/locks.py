@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING
 
 from concmem.errors import LockMisuse, SleepInAtomic
 from concmem.explore import operation as op
+from concmem.explore.lockdep import NestedLock
+from concmem.runtime.lockdep_classes import TRYLOCK
 
 if TYPE_CHECKING:
     from concmem.explore.execution import Execution
     from concmem.explore.task import Task
+    from concmem.runtime.api import Lock
 
 
 def assert_may_sleep(ex: Execution, me: Task, besides: object = None) -> None:
@@ -46,6 +49,7 @@ class ControlledLock:
 
     irqsave = False
     spins = True
+    lockdep_kind = "spinlock"
 
     def __init__(self, ex: Execution, name: str) -> None:
         self._ex = ex
@@ -86,7 +90,7 @@ class ControlledLock:
                 ex.disable_rivals(self, me)
                 break
         if ex.lockdep is not None:
-            ex.lock_taken(me, self)
+            ex.lockdep.taken(me, self, TRYLOCK if me.kind is op.TRYLOCK else 0)
 
     def wait_for(self, me: Task) -> None:
         """Somebody has it: wait until it is free and *me*'s turn."""
@@ -138,6 +142,8 @@ class ControlledLock:
         else:
             held.remove(self)
         ex = self._ex
+        if ex.lockdep is not None:
+            ex.lockdep.given_up(me, self)
         if self.blocked:
             ex.enable_rivals(self.blocked)
 
@@ -162,7 +168,18 @@ class ControlledLock:
             self.give_up(me)
 
     def locked(self) -> bool:
+        if self.owner is not self._ex.current:
+            self._ex.look(op.PEEK, self)
         return self.owner is not None
+
+    def nested(self, subclass: int) -> Lock:
+        """See :func:`concmem.runtime.api.nested`."""
+        return NestedLock(self, subclass)
+
+    def at_level(self, subclass: int) -> None:
+        """The caller is going to take it at that level."""
+        if self._ex.current is not None:
+            self._ex.current.subclass = subclass
 
     def holder_to_wait_for(self) -> Task | None:
         """For the circle of those who wait for each other."""
@@ -210,6 +227,8 @@ class ControlledIrqLock(ControlledLock):
         super().give_up(me)
         cpu = me.cpu
         cpu.irqs_enabled = flags
+        if flags and me.held and self._ex.lockdep is not None:
+            self._ex.lockdep.irqs_on(cpu)
         if cpu.interrupts:
             self._ex.update_irq(cpu)
 
@@ -220,6 +239,7 @@ class ControlledMutex(ControlledLock):
     __slots__ = ()
 
     spins = False
+    lockdep_kind = "mutex"
 
     def acquire(self) -> None:
         me = self._ex.current

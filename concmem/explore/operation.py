@@ -95,6 +95,14 @@ GUARDED_STORE: Final = "guarded store"
 
 NOTES: Final = frozenset((TAKEN, STARTED, DONE, GUARDED_LOAD, GUARDED_STORE))
 
+# Looks: what a task sees of the harness besides its operations, see `Execution.looks`.
+PEEK: Final = "peek"
+"""Whether somebody else holds a lock, or whether a job is done."""
+CLOCK: Final = "clock"
+"""The model time."""
+DEADLINE: Final = "deadline"
+"""The model time, to set or to check a time-out that is so many nanoseconds ahead."""
+
 CHANGING: Final = frozenset(
     (ACQUIRE, RELEASE, TAKEN, DOWN_READ, DOWN_WRITE, UP, WRITE, UPDATE, STORE)
 ) | frozenset((WAIT, WAKE, TIMEOUT, IRQ, SEND, SPAWN, STOP))

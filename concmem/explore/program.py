@@ -21,7 +21,8 @@ class Program:
             and shrinking may leave some of them out.
         after: called once all CPUs are done, on no CPU: the oracle. What it raises is a failure.
         interrupts: ``(cpu, handler)``: handlers that come to a CPU at a moment that the scheduler chooses.
-        verify: check invariants, such as ``machine.verify``; called before *after*.
+        verify: check invariants, such as ``machine.verify``; called before *after*, and every ``verify_every``
+            steps where :func:`explore.check` is asked to: then between any two operations.
     """
 
     def __init__(

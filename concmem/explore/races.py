@@ -12,6 +12,7 @@ Clocks are kept for each CPU: its interrupts run on it one after the other.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from concmem.explore import operation as op
@@ -77,14 +78,17 @@ class _State:
 
 def find_races(trace: list[Any], most: int = 1) -> list[Race]:
     """The first *most* races of different fields in *trace*."""
+    shared = _shared(trace)
     clocks: defaultdict[int, Clock] = defaultdict(dict)
     synced: dict[int, Clock] = {}
     states: defaultdict[int, _State] = defaultdict(_State)
     races: list[Race] = []
-    for position in range(0, len(trace), 3):
-        task, kind, obj = trace[position : position + 3]
+    for number, (task, kind, obj) in enumerate(_entries(trace)):
         if task is None or task.cpu is None:
             continue
+        if id(obj.lock if kind is op.WAIT else obj) not in shared:
+            continue
+        position = 3 * number
         cpu: int = task.cpu.number
         clock = clocks[cpu]
         if kind in _ACCESSES or isinstance(obj, Field):
@@ -107,6 +111,23 @@ def find_races(trace: list[Any], most: int = 1) -> list[Race]:
         if kind in _RELEASES:
             _release(clock, cpu, synced.setdefault(id(obj), {}))
     return races
+
+
+def _entries(trace: list[Any]) -> Iterator[tuple[Task, str, Any]]:
+    return zip(trace[::3], trace[1::3], trace[2::3], strict=True)
+
+
+def _shared(trace: list[Any]) -> set[int]:
+    """Objects, by ``id``, that more than one CPU has used: the others neither race nor order anything."""
+    users: dict[int, Any] = {}
+    shared = set()
+    for task, kind, obj in _entries(trace):
+        if task is None or task.cpu is None:
+            continue
+        key = id(obj.lock if kind is op.WAIT else obj)
+        if users.setdefault(key, task.cpu) is not task.cpu:
+            shared.add(key)
+    return shared
 
 
 def _access(state: _State, access: Access, clock: Clock, obj: Field) -> Race | None:

@@ -21,15 +21,19 @@ from concmem.explore.controlled import ControlledRuntime, OtherCpus, kind_of
 from concmem.explore.crew import Crew, current_crew
 from concmem.explore.execution import Execution
 from concmem.explore.failure import Failure, failure_of
+from concmem.explore.lockdep import Validator
 from concmem.explore.program import Program, runnable
 from concmem.explore.races import find_races
 from concmem.explore.schedule import Dropped, Schedule
 from concmem.explore.scheduler import Scheduler
+from concmem.explore.schedulers.replay import Replay
 from concmem.explore.stuck import Finding
 from concmem.explore.trace import TracedExecution
 from concmem.runtime.lockdep import Lockdep
 
 MakeProgram: TypeAlias = Callable[[ControlledRuntime], Program]
+
+LIMITS = ("max_steps", "early_timeouts", "spurious_wakeups", "detectors", "verify_every")
 
 DETECTORS = frozenset(("races", "lockdep"))
 """What can be switched off; all other detectors are always on."""
@@ -43,6 +47,8 @@ class Limits:
     early_timeouts: int = 0
     spurious_wakeups: int = 0
     detectors: frozenset[str] = DETECTORS
+    verify_every: int = 0
+    """Steps between two calls of the program's ``verify``; 0: only at the end."""
 
 
 class Runner:
@@ -77,6 +83,8 @@ class Runner:
         self.crew = Crew(pin)
         self._program: Program | None = None
         self._interrupted = False
+        self._orders: Lockdep | None = Lockdep()
+        """Orders of locks that were seen, as long as no rule is broken."""
 
     @contextmanager
     def session(self) -> Iterator[Runner]:
@@ -139,7 +147,7 @@ class Runner:
             spurious_wakeups=limits.spurious_wakeups,
         )
         if "lockdep" in limits.detectors:
-            execution.lockdep = Lockdep()
+            execution.lockdep = Validator(None if traced else self._orders)
         rt = ControlledRuntime(
             self.nr_cpus,
             seed=self._seed,
@@ -158,7 +166,7 @@ class Runner:
             if not scheduler.begin(execution):
                 return None
             self._queue(rt, program)
-            execution.drive()
+            self._drive(execution, program)
             if execution.interrupted:
                 self._raise_interrupt()
             error = execution.scheduler_error
@@ -176,7 +184,25 @@ class Runner:
             else:
                 rt.shutdown()
         scheduler.end(execution)
+        if self._orders is not None and execution.finding is None and not traced:
+            self._judge_alone(execution, dropped)
         return execution
+
+    def _judge_alone(self, execution: Execution, dropped: Sequence[Dropped]) -> None:
+        """
+        Of a broken rule of lock orders: is it broken in *execution* alone?
+
+        Orders are remembered from one execution to the next, since to learn them afresh in each takes as long
+        as the rest of a small program. But a failure is one that its schedule shows; so from the first report
+        on, each execution is on its own, and this one is run again.
+        """
+        if execution.lockdep is None or execution.lockdep.error is None:
+            return
+        self._orders = None
+        schedule = Schedule(tuple(execution.deviations), tuple(dropped))
+        again = self.run_once(Replay(schedule, strict=False), dropped)
+        assert again is not None
+        execution.lockdep = again.lockdep
 
     def _build(self, rt: ControlledRuntime, dropped: Sequence[Dropped]) -> Program:
         token = current_crew.set(self.crew)
@@ -192,7 +218,7 @@ class Runner:
     def options(self) -> dict[str, object]:
         """Arguments of :func:`concmem.explore.replay` that are not the usual ones."""
         options: dict[str, object] = {} if self._cpus is None else {"cpus": self._cpus}
-        for name in ("max_steps", "early_timeouts", "spurious_wakeups", "detectors"):
+        for name in LIMITS:
             value = getattr(self.limits, name)
             if value != getattr(Limits, name):
                 options[name] = set(value) if name == "detectors" else value
@@ -217,6 +243,19 @@ class Runner:
                 rt.queue_job(cpu, fn, ())
         for number, handler in program.interrupts:
             rt.post_interrupt(rt.check_cpu(number), handler)
+
+    def _drive(self, execution: Execution, program: Program) -> None:
+        every, verify = self.limits.verify_every, program.verify
+        if not every or verify is None:
+            execution.drive()
+            return
+        while not execution.drive_steps(every):
+            try:
+                verify()
+            except Exception as error:
+                if not execution.interrupted:
+                    execution.finding = Finding(kind_of(error), error, None, execution.step)
+                return
 
     def _check(self, rt: ControlledRuntime, program: Program) -> None:
         """All CPUs are done, unless something was found already."""
@@ -244,10 +283,9 @@ def failure_from(execution: Execution, dropped: Sequence[Dropped] = ()) -> Failu
     """What *execution* has found, if anything."""
     finding = execution.finding
     if finding is None and execution.lockdep is not None:
-        violation = execution.lockdep.violation
-        if violation is not None:
-            subject = ", ".join(violation.classes)
-            finding = Finding("lockdep", violation.text, None, execution.step, subject)
+        error = execution.lockdep.error
+        if error is not None:
+            finding = Finding("lockdep", error, None, execution.step)
     if finding is None:
         return None
     return failure_of(finding, Schedule(tuple(execution.deviations), tuple(dropped)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from concmem.errors import LockMisuse
 from concmem.explore import operation as op
 from concmem.explore.locks import assert_may_sleep
+from concmem.runtime.lockdep_classes import READ
 
 if TYPE_CHECKING:
     from concmem.explore.execution import Execution
@@ -26,6 +27,7 @@ class ControlledRwSem:
 
     irqsave = False
     spins = False
+    lockdep_kind = "rwsem"
 
     def __init__(self, ex: Execution, name: str) -> None:
         self._ex = ex
@@ -65,7 +67,7 @@ class ControlledRwSem:
             ex.wait(me)
         ex.trace += (me, op.TAKEN, self)
         if ex.lockdep is not None:
-            ex.lock_taken(me, self)
+            ex.lockdep.taken(me, self, 0 if write else READ)
 
     def _is_free_for(self, write: bool) -> bool:
         if self._queue or self.owner is not None:
@@ -94,6 +96,8 @@ class ControlledRwSem:
         else:
             raise LockMisuse(f"{self.name}: released, but {holder.name} does not hold it")
         holder.held.remove(self)  # type: ignore[arg-type]
+        if me is not None and ex.lockdep is not None:
+            ex.lockdep.given_up(me, self)
         self._hand_over()
 
     def downgrade(self) -> None:
@@ -123,6 +127,8 @@ class ControlledRwSem:
             self._ex.unblock(task)
 
     def locked(self) -> bool:
+        if self.owner is not self._ex.current:
+            self._ex.look(op.PEEK, self)
         return self.owner is not None or bool(self.readers)
 
     def holder_to_wait_for(self) -> Task | None:

@@ -25,7 +25,7 @@ class Stops:
 
     def __init__(self, ex: Execution) -> None:
         self._ex = ex
-        self._stopper: Any = None
+        self.stopper: Any = None
         """The task that stops the machine, or the driver."""
         self._parked: list[Task] = []
         self._waiting: list[Task] = []
@@ -39,7 +39,7 @@ class Stops:
             return
         me.kind, me.object = op.RESCHED, None
         ex.point(me)
-        while self._stopper is not None and self._may_park(me):
+        while self.stopper is not None and self._may_park(me):
             self._parked.append(me)
             me.kind, me.object = op.RESUME, self
             ex.block(me, self)
@@ -47,7 +47,7 @@ class Stops:
 
     def _may_park(self, me: Task) -> bool:
         cpu = me.cpu
-        return self._stopper is not me and not cpu.in_interrupt and cpu.irqs_enabled
+        return self.stopper is not me and not cpu.in_interrupt and cpu.irqs_enabled
 
     def stop_machine(self, fn: Callable[[], T]) -> T:
         """Run *fn* while every other CPU is parked."""
@@ -57,7 +57,7 @@ class Stops:
             return self._stop_from_outside(fn)
         me.kind, me.object = op.STOP, self
         ex.point(me)
-        while self._stopper is not None:
+        while self.stopper is not None:
             # Wait for the turn; as good as parked meanwhile.
             self._waiting.append(me)
             me.kind = op.RESUME
@@ -78,8 +78,8 @@ class Stops:
 
     def _stop_from_outside(self, fn: Callable[[], T]) -> T:
         ex = self._ex
-        if self._stopper is not None:
-            ex.drive(lambda: self._stopper is None)
+        if self.stopper is not None:
+            ex.drive(lambda: self.stopper is None)
         self._begin(ex.driver)
         if not self._all_parked():
             ex.drive(self._all_parked)
@@ -89,13 +89,13 @@ class Stops:
             self._end([])
 
     def _begin(self, stopper: Task) -> None:
-        self._stopper = stopper
+        self.stopper = stopper
         for cpu in self._ex.cpus:
             cpu.area[0] = True  # so that hot paths call cond_resched
 
     def _end(self, held: list[Task]) -> None:
         ex = self._ex
-        self._stopper = None
+        self.stopper = None
         for cpu in ex.cpus:
             cpu.area[0] = False
         for task in held:
@@ -117,7 +117,7 @@ class Stops:
 
     def look(self) -> bool:
         """Nobody is enabled: is that because all have parked? Then the stopper goes on."""
-        stopper = self._stopper
+        stopper = self.stopper
         if stopper is None or stopper.blocked is not self or not self._all_parked():
             return False
         self._ex.unblock(stopper)
@@ -128,7 +128,7 @@ class Stops:
 
     def _is_parked(self, cpu: ControlledCpu) -> bool:
         main = cpu.main
-        if main is self._stopper or main.kind is None:
+        if main is self.stopper or main.kind is None:
             return True
         if main.kind is op.STARTED:  # has not begun
             return True

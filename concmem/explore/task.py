@@ -34,6 +34,7 @@ class Task:
         "name",
         "object",
         "resting",
+        "subclass",
         "suspended",
     )
 
@@ -60,6 +61,8 @@ class Task:
         """After ``cpu_relax``: the tasks that have to run first."""
         self.held: list[ControlledLock] = []
         """Locks it holds, in the order they were taken."""
+        self.subclass = 0
+        """The level at which it takes its next lock, for the lock validator."""
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
@@ -103,6 +106,7 @@ class ControlledCpu:
             task.kind = task.object = task.blocked = task.resting = None
             task.enabled = task.suspended = False
             task.held.clear()
+            task.subclass = 0
 
     @property
     def is_kthread(self) -> bool:

@@ -237,6 +237,11 @@ class TracedExecution(Execution):
         super().drive(goal)
         self.trace.settle()
 
+    def drive_steps(self, nr: int) -> bool:
+        over = super().drive_steps(nr)
+        self.trace.settle()
+        return over
+
     def fail(
         self, kind: str, error: BaseException | str, task: Task | None, subject: str = ""
     ) -> NoReturn:

@@ -8,7 +8,7 @@ the scheduler chooses so. The same goes for spurious wake-ups.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from concmem.errors import LockMisuse
 from concmem.explore import operation as op
@@ -20,21 +20,30 @@ if TYPE_CHECKING:
     from concmem.runtime.api import Lock
 
 
+class Deadline(NamedTuple):
+    """When a sleep ends at the latest, in nanoseconds."""
+
+    at: int
+    timeout: int
+    """How far it was ahead when it was set."""
+
+
 class Waiter:
     """One sleep."""
 
-    __slots__ = ("condition", "deadline", "queue", "task", "timed_out", "woken")
+    __slots__ = ("condition", "deadline", "queue", "task", "timed_out", "timeout", "woken")
 
     def __init__(
         self,
         task: Task,
         queue: ControlledWaitQueue,
-        deadline: int | None,
+        deadline: Deadline | None,
         condition: Callable[[], bool] | None,
     ) -> None:
         self.task = task
         self.queue = queue
-        self.deadline = deadline
+        self.deadline = deadline.at if deadline is not None else None
+        self.timeout = deadline.timeout if deadline is not None else None
         self.condition = condition
         """What it waits for, if known: for detectors."""
         self.woken = False
@@ -44,6 +53,7 @@ class Waiter:
         """Its time-out comes."""
         self.timed_out = True
         self.queue.remove(self)
+        ex.fired = self
         task = self.task
         if task is ex.driver:
             return
@@ -74,10 +84,24 @@ class ControlledWaitQueue:
     def wait(
         self, timeout: float | None = None, condition: Callable[[], bool] | None = None
     ) -> bool:
+        return self._sleep(self._deadline(timeout), condition)
+
+    def _deadline(self, timeout: float | None) -> Deadline | None:
+        if timeout is None:
+            return None
+        ns = int(timeout * 1e9)
+        self._ex.look(op.DEADLINE, ns)
+        return Deadline(self._ex.now_ns + ns, ns)
+
+    def _has_passed(self, deadline: Deadline) -> bool:
+        left = deadline.at - self._ex.now_ns
+        self._ex.look(op.DEADLINE, left)
+        return left <= 0
+
+    def _sleep(self, deadline: Deadline | None, condition: Callable[[], bool] | None) -> bool:
         ex = self._ex
         me = ex.current
         lock = self.lock
-        deadline = None if timeout is None else ex.now_ns + int(timeout * 1e9)
         if me is None:
             return self._wait_outside(deadline, condition)
         if lock.owner is not me:
@@ -137,7 +161,9 @@ class ControlledWaitQueue:
                 ex.early_sleepers.remove(other)
                 other.queue._announce_end(other)
 
-    def _wait_outside(self, deadline: int | None, condition: Callable[[], bool] | None) -> bool:
+    def _wait_outside(
+        self, deadline: Deadline | None, condition: Callable[[], bool] | None
+    ) -> bool:
         """On the driver."""
         ex, lock = self._ex, self.lock
         waiter = Waiter(ex.driver, self, deadline, condition)
@@ -163,13 +189,12 @@ class ControlledWaitQueue:
             ex.early_sleepers.remove(waiter)
 
     def wait_for(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
-        ex = self._ex
-        deadline = None if timeout is None else ex.now_ns + int(timeout * 1e9)
+        deadline = self._deadline(timeout)
+        woken = True
         while not predicate():
-            remaining = None if deadline is None else (deadline - ex.now_ns) / 1e9
-            if remaining is not None and remaining <= 0:
+            if deadline is not None and (not woken or self._has_passed(deadline)):
                 return False
-            self.wait(remaining, predicate)
+            woken = self._sleep(deadline, predicate)
         return True
 
     def wake_up(self, nr: int = 1) -> int:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from concmem.mm.statistics_process import UserNodeStatistics, UserStatistics
+from concmem.runtime.lockdep_statistics import LockdepStatistics
 from concmem.runtime.lockstat import LockClassStatistics
 
 
@@ -252,3 +253,5 @@ class MachineStatistics(NamedTuple):
     """Times that each ``/proc`` file was read."""
     user: UserStatistics | None = None
     """Processes and their memory."""
+    lockdep: LockdepStatistics | None = None
+    """The order of locks, if the machine validates it."""

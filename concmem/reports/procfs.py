@@ -17,6 +17,7 @@ from concmem.errors import BadArgument
 from concmem.reports import (
     buddyinfo,
     lock_stat,
+    lockdep,
     meminfo,
     pagetypeinfo,
     pid_files,
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 FILES: Final[dict[str, Renderer]] = {
     "buddyinfo": buddyinfo.render,
     "lock_stat": lock_stat.render,
+    "lockdep": lockdep.render,
+    "lockdep_chains": lockdep.render_chains,
+    "lockdep_stats": lockdep.render_stats,
     "meminfo": meminfo.render,
     "pagetypeinfo": pagetypeinfo.render,
     "slabinfo": slabinfo.render,

@@ -94,6 +94,17 @@ def lockdep_assert_held(lock: Lock) -> None:
         raise LockMisuse(f"{lock.name}: must be held here")
 
 
+def nested(lock: Lock, subclass: int = 1) -> Lock:
+    """
+    *lock*, to be taken by ``with`` while another lock of its class is held (``spin_lock_nested``).
+
+    For an order that is known to the caller only, such as that of two locks' addresses. The lock
+    validator takes each level *subclass* for a class of its own; without it, this is *lock*.
+    """
+    at_level: Callable[[int], Lock] | None = getattr(lock, "nested", None)
+    return lock if at_level is None else at_level(subclass)
+
+
 class RwSem(Protocol):
     """A sleeping reader-writer lock (``struct rw_semaphore``), first come first served."""
 
@@ -228,6 +239,12 @@ class LockStatistics(Protocol):
     def waits(self) -> dict[str, tuple[int, int]]: ...
 
 
+class LockValidator(Protocol):
+    """What was seen of the order of locks."""
+
+    def statistics(self) -> Any: ...
+
+
 class HostCpu(Protocol):
     """What everybody may know of a CPU of a runtime."""
 
@@ -255,6 +272,11 @@ class Runtime(ABC):
     """CPUs that bodies run on, 1 to 256. Kernel threads are not counted."""
     lockstat: LockStatistics | None
     """Lock statistics, if they are kept."""
+
+    @property
+    def lockdep(self) -> LockValidator | None:
+        """The lock validator, if there is one."""
+        return None
 
     cpus: Sequence[HostCpu]
     """The CPUs, then kernel threads."""

@@ -25,6 +25,8 @@ from concmem.errors import (
 from concmem.runtime import api, ipi
 from concmem.runtime.cpu import Cpu, end_of, wait_for_ends
 from concmem.runtime.guarded import check_guards
+from concmem.runtime.lockdep import Lockdep
+from concmem.runtime.lockdep_locks import LockdepLocks
 from concmem.runtime.locks import (
     FreeMutex,
     FreeRwSem,
@@ -65,13 +67,20 @@ class FreeRuntime(api.Runtime):
         nr_cpus: 1 to 256.
         seed: of `rng`.
         lockstat: keep lock statistics (wait and hold times by lock class).
+        lockdep: validate the order of locks: what could deadlock raises `LockdepError`.
         pin: bind the thread of CPU *i* to the *i*-th host CPU allowed, round and round.
     """
 
     name = "free"
 
     def __init__(
-        self, nr_cpus: int = 4, *, seed: int = 0, lockstat: bool = False, pin: bool = False
+        self,
+        nr_cpus: int = 4,
+        *,
+        seed: int = 0,
+        lockstat: bool = False,
+        lockdep: bool = False,
+        pin: bool = False,
     ) -> None:
         if isinstance(nr_cpus, bool) or not isinstance(nr_cpus, int):
             raise BadArgumentType(f"cpus: expected a whole number, got {nr_cpus!r}")
@@ -99,6 +108,10 @@ class FreeRuntime(api.Runtime):
         self._task_exits: list[Callable[[], None]] = []
         self._start_ns = perf_counter_ns()
         self._bind_hot_paths()
+        self._validated = LockdepLocks(self) if lockdep else None
+        if self._validated is not None:
+            self.local_irq_restore = self._validated.local_irq_restore  # type: ignore[method-assign]
+            self._task_exits.append(self._validated.task_exit)
         # Handed over in order, so that a caller that stops the machine all the time starves nobody.
         self._stop_turn = FreeRwSem("stop_machine", self.sleeper)
         try:
@@ -122,6 +135,11 @@ class FreeRuntime(api.Runtime):
 
         self.smp_processor_id = smp_processor_id
         self.cond_resched = cond_resched
+
+    @property
+    def lockdep(self) -> Lockdep | None:
+        """The lock validator, if there is one."""
+        return self._validated.dep if self._validated else None
 
     def claim(self, owner: object) -> None:
         """
@@ -319,14 +337,20 @@ class FreeRuntime(api.Runtime):
 
     def spinlock(self, name: str, irqsave: bool = False) -> api.Lock:
         lock = self._make_spinlock(name)
+        if self._validated is not None:
+            lock = self._validated.lock(lock, "spinlock")
         if irqsave:
-            return IrqSafeLock(lock, self.local_irq_save, self.local_irq_restore)
+            lock = IrqSafeLock(lock, self.local_irq_save, self.local_irq_restore)
         return lock
 
     def _make_spinlock(self, name: str) -> api.Lock:
         return self._with_lockstat(FreeSpinlock(name))
 
     def mutex(self, name: str) -> api.Lock:
+        lock = self._make_mutex(name)
+        return self._validated.lock(lock, "mutex") if self._validated else lock
+
+    def _make_mutex(self, name: str) -> api.Lock:
         return self._with_lockstat(FreeMutex(name, self.sleeper), self.sleeper)
 
     def _with_lockstat(
@@ -341,9 +365,12 @@ class FreeRuntime(api.Runtime):
         return self.this_cpu().number if self.on_cpu() else self.nr_cpus
 
     def rwsem(self, name: str) -> api.RwSem:
-        if self.lockstat is None:
-            return FreeRwSem(name, self.sleeper)
-        return StatRwSem(name, self.sleeper, self.lockstat, self._cpu_or_none)
+        sem = (
+            FreeRwSem(name, self.sleeper)
+            if self.lockstat is None
+            else StatRwSem(name, self.sleeper, self.lockstat, self._cpu_or_none)
+        )
+        return self._validated.rwsem(sem) if self._validated else sem
 
     def waitqueue(self, lock: api.Lock, name: str) -> api.WaitQueue:
         return FreeWaitQueue(lock, name, self.sleeper)

@@ -104,6 +104,7 @@ class JitterRuntime(FreeRuntime):
         *,
         seed: int = 0,
         lockstat: bool = False,
+        lockdep: bool = False,
         pin: bool = False,
         hesitation: float = HESITATION,
     ) -> None:
@@ -112,7 +113,7 @@ class JitterRuntime(FreeRuntime):
         self._hesitation = hesitation
         self._watched: dict[type, type] = {}
         self._rngs: dict[int, random.Random] = {}
-        super().__init__(nr_cpus, seed=seed, lockstat=lockstat, pin=pin)
+        super().__init__(nr_cpus, seed=seed, lockstat=lockstat, lockdep=lockdep, pin=pin)
 
     def hesitate(self) -> Cpu | None:
         """A point: perhaps let others run, then take interrupts. The CPU, if on one."""
@@ -149,8 +150,8 @@ class JitterRuntime(FreeRuntime):
     def _make_spinlock(self, name: str) -> api.Lock:
         return JitterLock(super()._make_spinlock(name), self.hesitate, spins=True)
 
-    def mutex(self, name: str) -> api.Lock:
-        return JitterLock(super().mutex(name), self.hesitate)
+    def _make_mutex(self, name: str) -> api.Lock:
+        return JitterLock(super()._make_mutex(name), self.hesitate)
 
     def refcount(self, name: str) -> api.Refcount:
         return _JitterRefcount(name, self.hesitate)

@@ -15,7 +15,7 @@ from time import monotonic, sleep
 from types import TracebackType
 
 from concmem.errors import LockMisuse
-from concmem.runtime.api import Lock
+from concmem.runtime.api import Lock, nested
 from concmem.runtime.sleeper import Sleeper, Waiter
 
 
@@ -366,11 +366,16 @@ class IrqSafeLock(LockBase):
 
     def trylock(self) -> bool:
         flags = self._save()
-        if self._inner.trylock():
+        try:
+            taken = self._inner.trylock()
+        except BaseException:
+            self._restore(flags)
+            raise
+        if taken:
             self._flags = flags
-            return True
-        self._restore(flags)
-        return False
+        else:
+            self._restore(flags)
+        return taken
 
     def release(self) -> None:
         flags = self._flags
@@ -379,6 +384,11 @@ class IrqSafeLock(LockBase):
 
     def locked(self) -> bool:
         return self._inner.locked()
+
+    def nested(self, subclass: int) -> Lock:
+        """See :func:`concmem.runtime.api.nested`."""
+        inner = nested(self._inner, subclass)
+        return self if inner is self._inner else IrqSafeLock(inner, self._save, self._restore)
 
     @property
     def holder(self) -> object:

@@ -47,7 +47,14 @@ ARGUMENTS: Final = frozenset(
 )
 """Of the marker, and of ``controlled``; see `concmem.explore.check`."""
 
-_REPLAY_ONLY: Final = ("cpus", "max_steps", "early_timeouts", "spurious_wakeups", "detectors")
+_REPLAY_ONLY: Final = (
+    "cpus",
+    "max_steps",
+    "early_timeouts",
+    "spurious_wakeups",
+    "detectors",
+    "verify_every",
+)
 
 _stderr_key: Final = pytest.StashKey[int]()
 _failed_key: Final = pytest.StashKey[bool]()

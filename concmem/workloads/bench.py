@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from concmem.workloads.bench_lockdep import bench_lockdep_contended, bench_lockdep_pair
 from concmem.workloads.bench_malloc import bench_malloc_pair
 from concmem.workloads.bench_pages import (
     bench_boot,
@@ -41,5 +42,7 @@ BENCHMARKS: Final[tuple[Callable[[], Measure], ...]] = (
     lambda: bench_scaling(pagesets=False),
     bench_slab_scaling,
     bench_remote_free,
+    bench_lockdep_pair,
+    bench_lockdep_contended,
 )
 """In the order of the table."""

@@ -71,6 +71,8 @@ class Scenario:
     runtime: str = "auto"
     verify_every: float = 1.0
     """Host seconds between two verifications; 0: only at the end."""
+    lockdep: bool = False
+    """Whether the order of locks is validated."""
 
     def __post_init__(self) -> None:
         MachineConfig.check(
@@ -96,6 +98,8 @@ class Scenario:
             raise BadArgument(
                 f"runtime: expected one of {', '.join(RUNTIMES)}; got {self.runtime!r}"
             )
+        if not isinstance(self.lockdep, bool):
+            raise BadArgument(f"lockdep: expected true or false, got {self.lockdep!r}")
         if not isinstance(self.description, str):
             raise BadArgument(f"description: expected text, got {self.description!r}")
         if not self.phases:
@@ -118,6 +122,7 @@ class Scenario:
             runtime=self.runtime,
             cma=self.cma,
             lockstat=lockstat,
+            lockdep=self.lockdep,
             **arguments,
         )
 

@@ -15,7 +15,8 @@ import pytest
 import concmem
 from concmem.cli.main import main
 from concmem.mm.page_alloc import PageAllocator
-from concmem.workloads import Scenario
+from concmem.workloads import WORKLOADS, Scenario
+from concmem.workloads.local import Local
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -146,6 +147,35 @@ def test_a_broken_rule_is_status_1(capsys: Capture, monkeypatch: pytest.MonkeyPa
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("PageCountError: ") for line in lines)
     assert lines[-1].startswith("BROKEN: PageCountError after ")
+
+
+def test_an_order_of_locks_that_could_deadlock_is_status_1(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --lockdep, whether it came to a deadlock or not; without, nobody notices."""
+
+    class TwoOrders(Local):
+        def start(self, machine: concmem.Machine, workers: Any) -> None:
+            a, b = machine.runtime.spinlock("a"), machine.runtime.spinlock("b")
+            with a, b:
+                pass
+            self.locks = b, a
+
+        def body(self, worker: Any) -> None:
+            if worker.cpu == 0:
+                with self.locks[0], self.locks[1]:
+                    pass
+            super().body(worker)
+
+    monkeypatch.setitem(WORKLOADS, "local", TwoOrders)
+    assert main(["stress", "churn", *FAST]) == 0
+    assert "lockdep" not in capsys.readouterr().out
+    assert main(["stress", "churn", *FAST, "--lockdep"]) == 1
+    out = capsys.readouterr().out
+    assert "possible circular locking dependency detected: b -> a -> b" in out
+    last = out.splitlines()[-1]
+    assert last.startswith("BROKEN: LockdepError after ")
+    assert last.endswith(" --verify-every 5 --lockdep")
 
 
 def test_a_host_without_memory_is_said_in_a_line(

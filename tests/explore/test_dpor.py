@@ -10,10 +10,10 @@ from concmem import explore
 from concmem.explore import ControlledRuntime, Program
 from concmem.explore.runner import Limits
 
-from .generated import KINDS, Spec, TooLarge, explore_all, make_spec
+from .small_programs import KINDS, Spec, TooLarge, explore_all, make_spec
 
-PROGRAMS = 360
-MOST = 700
+PROGRAMS = 330
+MOST = 150
 """Executions of the search of the whole space; larger programs are left out, and others made."""
 
 BATCH = 30
@@ -41,13 +41,13 @@ def test_the_same_states_and_failures(batch: int) -> None:
         except TooLarge:
             total["left out"] += 1
             continue
-        # What it must know of a program it finds out on the way, and then begins anew: 3 such things.
+        # It may find out on the way that time matters, and then begins anew.
         assert reduced <= executions + 3
         total["programs"] += 1
         total["all"] += executions
         total["reduced"] += reduced
-    assert total["programs"] >= 17  # so that there are more than 200 in all
-    assert total["reduced"] * 5 < total["all"]
+    assert total["programs"] >= 12  # and more than 200 in all
+    assert total["reduced"] * 3 < total["all"]
 
 
 def test_early_timeouts_and_spurious_wakeups() -> None:

@@ -33,7 +33,7 @@ def test_a_scenario_is_given_by_path(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(
         'description = "Mine."\ncpus = 3\nmemory = "32M"\nnodes = 2\ncma = "4M"\nseed = 9\n'
-        'seconds = 1.5\nops = 100\nruntime = "free"\nverify_every = 0\n'
+        'seconds = 1.5\nops = 100\nruntime = "free"\nverify_every = 0\nlockdep = true\n'
         '[[phase]]\nname = "local"\nweight = 3\nheld = 5\n[[phase]]\nname = "drain"\n'
     )
     scenario = load_scenario(str(path))
@@ -50,6 +50,7 @@ def test_a_scenario_is_given_by_path(tmp_path: Path) -> None:
         seconds=1.5,
         runtime="free",
         verify_every=0,
+        lockdep=True,
     )
     assert scenario.share(scenario.phases[0]) == 0.75
 
@@ -73,6 +74,7 @@ def test_a_scenario_is_given_by_path(tmp_path: Path) -> None:
         ('runtime = "fast"\n' + GOOD, "runtime: expected one of auto, free, jitter; got 'fast'"),
         ("verify_every = -1\n" + GOOD, "verify_every: must be a number from 0"),
         ("verify_every = true\n" + GOOD, "verify_every: expected a number"),
+        ("lockdep = 1\n" + GOOD, "lockdep: expected true or false, got 1"),
         ("description = 5\n" + GOOD, "description: expected text"),
         ("ops = 10\n", "at least one"),
         ("ops = 10\nphase = 5\n", r"phase: expected \[\[phase\]\] tables"),

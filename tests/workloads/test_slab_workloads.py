@@ -155,12 +155,10 @@ class GivesObjectsTwice(KmemCache):
 
     last: int | None = None
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "alloc":
-            value = self._gives_twice(value)
-        elif name == "free":
-            value = self._forgets(value)
-        super().__setattr__(name, value)
+    def _make_parts(self) -> dict[str, Any]:
+        parts = super()._make_parts()
+        alloc, free = self._gives_twice(parts["alloc"]), self._forgets(parts["free"])
+        return {**parts, "alloc": alloc, "free": free}
 
     def _gives_twice(self, correct: Any) -> Any:
         calls = count(1)
@@ -205,16 +203,14 @@ def test_an_object_with_owners_on_two_cpus_is_found(name: str) -> None:
 class LosesObjects(KmemCache):
     """`free` forgets one object."""
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "free":
-            correct, calls = value, count(1)
+    def _make_parts(self) -> dict[str, Any]:
+        parts, calls = super()._make_parts(), count(1)
 
-            def free(address: int) -> None:
-                if next(calls) != 7:
-                    correct(address)
+        def free(address: int) -> None:
+            if next(calls) != 7:
+                parts["free"](address)
 
-            value = free
-        super().__setattr__(name, value)
+        return {**parts, "free": free}
 
 
 def test_an_object_that_stays_allocated_is_found() -> None:
@@ -227,11 +223,8 @@ def test_memory_of_kmalloc_that_stays_allocated_is_found() -> None:
     """These caches are never destroyed, so that the pages tell, and the message names the cache."""
 
     class LosesOnlyOfKmalloc(LosesObjects):
-        def __setattr__(self, name: str, value: Any) -> None:
-            if name == "free" and not self.usersize:
-                KmemCache.__setattr__(self, name, value)
-            else:
-                super().__setattr__(name, value)
+        def _make_parts(self) -> dict[str, Any]:
+            return super()._make_parts() if self.usersize else KmemCache._make_parts(self)
 
     result = run("slab-churn", {KmemCache: LosesOnlyOfKmalloc}, options={"kmalloc": 100})
     assert {error.type for error in result.errors} == {"PageCountError"}

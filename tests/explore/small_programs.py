@@ -1,4 +1,4 @@
-"""Small programs made at random, and all that can come of one."""
+"""Small programs made at random, of one kind each, and all that can come of one."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""What :class:`concmem.explore.DPOR` is made of: footprints, history, observer, tree."""
