@@ -12,8 +12,6 @@ import concmem
 import concmem.explore
 import concmem.machine  # once, not in each run in this process
 
-pytest_plugins = ["pytester"]
-
 
 class Run(Protocol):
     """Runs pytest in the throw-away project."""
