@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 
 import pytest
+
+PLUGIN = "concmem.testing.pytest_plugin"
+
+INSTALLED = any(point.value == PLUGIN for point in entry_points(group="pytest11"))
+"""Whether pytest loads the plugin by itself, as it does unless the tests run in a bare checkout."""
+
+pytest_plugins = ["pytester"] if INSTALLED else ["pytester", PLUGIN]
 
 
 def cpu_threads() -> list[threading.Thread]:

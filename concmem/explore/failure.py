@@ -59,6 +59,8 @@ class Failure:
     """Which execution of the search it was, from 1."""
     target: str = ""
     """What to write after ``concmem replay``, if that is known."""
+    command: str = ""
+    """What to write before the schedule to see it again, if that is another command."""
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of :func:`concmem.explore.replay` that were not the usual ones."""
     notes: list[str] = field(default_factory=list)
@@ -89,6 +91,8 @@ class Failure:
     @property
     def replay_line(self) -> str:
         """What to type to see it again: a command if the target is known, else Python."""
+        if self.command:
+            return f"{self.command} '{self.schedule}'"
         if self.target:
             return f"concmem replay {self.target} '{self.schedule}'"
         options = "".join(f", {name}={value!r}" for name, value in self.options.items())
