@@ -3,7 +3,7 @@
 
 That the pool of objects is empty was said while kmemleak_lock was held. A console on the network allocates to say it.
 
-    CPU 0
+    CPU 0 (allocates)
     mem_pool_alloc: takes kmemleak_lock, the pool is empty
     pr_warn -> netconsole -> allocates
     create_object: takes kmemleak_lock      ... which it has
