@@ -414,8 +414,8 @@ class Execution:
             while True:
                 if self.current is cpu.irq:
                     self._take_interrupt(cpu)
-                if cpu.run_queue:  # perhaps since an interrupt that it was in the middle of
-                    self._run_bodies(cpu)
+                # Perhaps an interrupt has queued one; or the one before ended the execution, and is enabled.
+                self._run_bodies(cpu)
                 chosen = self._pick()
                 self._switch_to(chosen)
                 if chosen.gate is not cpu.main.gate:

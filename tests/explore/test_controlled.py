@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -232,3 +233,31 @@ def test_every_number_of_cpus_is_searched(nr_bodies: int) -> None:
     outcome = explore.check(program, "dfs")
     assert outcome.exhausted
     assert outcome.executions == factorial(nr_bodies)
+
+
+def test_a_kernel_thread_that_fails_at_once_is_not_run_again() -> None:
+    """It fails while the machine boots; then the bodies run, and the schedule is one that can be replayed."""
+
+    def program(rt: ControlledRuntime) -> Program:
+        x = rt.cell(0, "x")
+
+        def thread() -> None:
+            raise RuntimeError("at boot")
+
+        with contextlib.suppress(RuntimeError):
+            rt.kthread_run(thread, "thread")
+
+        def body() -> None:
+            for _ in range(5):
+                x.value += 1
+
+        def after() -> None:
+            assert x.value == 10
+
+        return Program([body, body], after)
+
+    outcome = explore.check(program, "random", 50, seed=0, cpus=2, shrink=False)
+    assert outcome.failure is not None
+    again = explore.replay(program, outcome.failure.schedule, cpus=2)
+    assert again.failure is not None
+    assert again.failure.identity == outcome.failure.identity
