@@ -64,12 +64,12 @@ def test_automatic_scans_of_a_busy_machine(runtime: str) -> None:
     """
     Four CPUs allocate and free, the detector's own thread scans all the time, and finds nothing.
 
-    Blocks are old enough after 200 ms. An address is in nothing but a variable of Python from its allocation to the
+    Blocks are old enough after a second. An address is in nothing but a variable of Python from its allocation to the
     next line: a CPU's thread would have to stand still there that long, and two whole scans.
     """
     with leak_machine(cpus=CPUS, memory="64M", runtime=runtime) as m:
         kmemleak = detector(m)
-        kmemleak.msecs_min_age = 200
+        kmemleak.msecs_min_age = 1000
         known = kmemleak.statistics().nr_objects
         slots = [m.data(SLOTS) for _ in range(CPUS)]
         bodies = [m.submit(cpu, load(m, cpu, slots[cpu])) for cpu in range(CPUS)]

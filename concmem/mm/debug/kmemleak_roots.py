@@ -90,7 +90,7 @@ class KmemleakRoots(KmemleakPaint):
             words: list[Any] = []
             for page in pages[first : first + PAGES_AT_A_TIME]:
                 if page.is_allocated():
-                    words += page.private, page.mapping, page.freelist
+                    words += page.private, page.mapping  # what its free list leads to is free
             yield [word for word in words if word.__class__ is int]
 
     def _vm_structs(self) -> list[int]:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
+from concmem.errors import MachineClosed
 from concmem.units import HZ
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class KmemleakThread:
         while True:
             request = self._wait()
             if request is None:
-                self._scan()
+                self._scan_and_go_on()
                 with self._lock:
                     self._next_scan = self._rt.jiffies + self._scan_wait
             else:
@@ -117,6 +118,16 @@ class KmemleakThread:
                 with self._lock:
                     request.done = True
                     self._answers.wake_up_all()
+
+    def _scan_and_go_on(self) -> None:
+        """An automatic scan. Whatever it raises, others still wait for what they have asked for."""
+        try:
+            self._scan()
+        except MachineClosed:
+            raise  # nothing that the scan did
+        except Exception as error:
+            error.add_note("raised by an automatic scan of kmemleak")
+            self._rt.report_failure(error)
 
     def _wait(self) -> _Request | None:
         """The next request; or ``None`` when an automatic scan is due."""
