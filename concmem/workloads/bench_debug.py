@@ -52,9 +52,7 @@ def bench_debug_on() -> Measure:
         Machine(cpus=1, memory="256M", **options) as debugged,  # type: ignore[arg-type]
     ):
         ratios = _in_turns(plain, debugged, pairs)
-    return make_measure(
-        "cache pair, slab_debug=FZPU / plain", ratios, "x", "(bytes, stacks, a lock)"
-    )
+    return make_measure("cache pair, slab_debug=FZPU / plain", ratios, "x", "at most 12")
 
 
 def bench_checked() -> Measure:
@@ -65,7 +63,7 @@ def bench_checked() -> Measure:
         Machine(cpus=1, memory="256M", kasan=True) as checked,
     ):
         ratios = _in_turns(plain, checked, pairs)
-    return make_measure("cache pair, kasan / plain", ratios, "x", "(stacks, quarantine)")
+    return make_measure("cache pair, kasan / plain", ratios, "x", "at most 12")
 
 
 def bench_debugged_run() -> Measure:
@@ -82,7 +80,7 @@ def bench_debugged_run() -> Measure:
 
     rounds = -(-EFFORT.rounds // 3)
     ratios = [seconds(debugged) / seconds(plain) for _ in range(rounds)]
-    return make_measure("slab-churn, all of debugging / none", ratios, "x", "at most 12")
+    return make_measure("slab-churn, all of debugging / none", ratios, "x", "")
 
 
 def _in_turns(plain: Machine, other: Machine, pairs: int) -> list[float]:
