@@ -27,6 +27,7 @@ from concmem.bugs.bug import Bug, Classes
 from concmem.explore import ControlledRuntime, Program
 from concmem.machine import Machine
 from concmem.mm.cma import CmaArea
+from concmem.mm.debug.page_debug import PageDebug
 from concmem.mm.zone import Zone
 from concmem.runtime.api import Runtime
 
@@ -55,8 +56,9 @@ class _Unserialised(CmaArea):
         nr_pages: int,
         events: VmEvents,
         drain_all_pages: Callable[[], None],
+        debug: PageDebug | None = None,
     ) -> None:
-        super().__init__(rt, zone, base_pfn, nr_pages, events, drain_all_pages)
+        super().__init__(rt, zone, base_pfn, nr_pages, events, drain_all_pages, debug)
         self._mutex = _NoMutex()  # type: ignore[assignment]
 
 

@@ -63,6 +63,6 @@ BUG = Bug(
     replaces={Kmemleak: _CursorKept},
     expect=frozenset({"ListCorruption"}),
     workload=_workload,
-    witness="v1:269.0,295.1,298.0,395.1,396.1,398.1,399.1,401.1,402.1,404.1,405.1,408.1,409.1",
+    witness="v1:287.0,420.0,423.0,424.0,426.0,427.0,429.0,430.0,432.0,433.0,436.0,437.0",
     executions={"pos": 80, "pct": 300},  # pos, pct: seeds 0 to 3 need 10 and 15 at the median
 )

@@ -6,12 +6,12 @@ import argparse
 import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from concmem.cli.output import BROKEN, CLEAN, INTERRUPTED, JsonTarget
+from concmem.cli.output import BROKEN, CLEAN, INTERRUPTED, FileTarget, JsonTarget
 from concmem.errors import BadArgument
 
 if TYPE_CHECKING:
@@ -72,6 +72,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add("--jobs", type=int, metavar="N", help="processes (default: one for each host CPU)")
     add("--json", metavar="FILE", help="write the list or the table as JSON; - for standard output")
+    add(
+        "--markdown",
+        metavar="FILE",
+        help="write the table of --all as Markdown; - for standard output",
+    )
     add("--no-progress", action="store_true", help="show no progress")
 
 
@@ -79,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the sub-command; the exit status."""
     from concmem.bugs import all_bugs, find_bug
 
+    if args.markdown is not None and not args.hunt:
+        raise BadArgument("--markdown: is for --all")
     json = JsonTarget(args.json) if args.json is not None else None
     bugs = [find_bug(name) for name in args.names] or list(all_bugs())
     if args.hunt:
@@ -154,6 +161,7 @@ def _hunt_all(args: argparse.Namespace, bugs: Sequence[Bug], json: JsonTarget | 
             raise BadArgument(f"--{name}: must be at least 1, got {getattr(args, name)}")
     if not args.seconds > 0:
         raise BadArgument(f"--seconds: must be positive, got {args.seconds}")
+    markdown = FileTarget("--markdown", args.markdown) if args.markdown is not None else None
     schedulers = list(dict.fromkeys(args.scheduler or USUAL))
     jobs = args.jobs if args.jobs is not None else len(os.sched_getaffinity(0))
     if jobs < 1:
@@ -178,6 +186,8 @@ def _hunt_all(args: argparse.Namespace, bugs: Sequence[Bug], json: JsonTarget | 
     seconds = perf_counter() - start
     to_stderr = json is not None and json.is_stdout
     _print_table(bugs, schedulers, found, seconds, sys.stderr if to_stderr else sys.stdout)
+    if markdown is not None:
+        markdown.write_text(_markdown(bugs, schedulers, found))
     if json is not None:
         json.write(
             {
@@ -205,14 +215,9 @@ def _print_table(
 ) -> None:
     from concmem.cli.display import make_console, make_table
 
-    by_default = schedulers == ["default"]
-    cells = {(each.bug, "default" if by_default else each.scheduler): each for each in found}
-    headings = schedulers if not by_default else ["executions/preemptions"]
-    table = make_table(f"Hunted in {seconds:.0f} s", ("no", "bug", "depth", *headings))
-    for bug in bugs:
-        row = [cells.get((bug.name, name if name != "default" or by_default else bug.scheduler))
-               for name in schedulers]  # fmt: skip
-        table.add_row(bug.number, bug.name, str(bug.depth), *map(_cell, row))
+    table = make_table(f"Hunted in {seconds:.0f} s", ("no", "bug", "depth", *_headings(schedulers)))
+    for row in _rows(bugs, schedulers, found):
+        table.add_row(*row)
     console = make_console(out)
     console.print(table)
     shown = {each.bug for each in found if each.found}
@@ -220,6 +225,27 @@ def _print_table(
     console.print(
         f"{len(shown)} of {len(bugs)} found" + (f"; not: {', '.join(missed)}" if missed else "")
     )
+
+
+def _headings(schedulers: Sequence[str]) -> list[str]:
+    return ["executions/preemptions"] if schedulers == ["default"] else list(schedulers)
+
+
+def _rows(
+    bugs: Sequence[Bug], schedulers: Sequence[str], found: Sequence[Hunt]
+) -> Iterator[list[str]]:
+    """Number, name and depth of each bug, and a cell for each scheduler."""
+    cells = {(each.bug, each.scheduler): each for each in found}
+    for bug in bugs:
+        names = [bug.scheduler if name == "default" else name for name in schedulers]
+        row = [_cell(cells.get((bug.name, name))) for name in names]
+        yield [bug.number, bug.name, str(bug.depth), *row]
+
+
+def _markdown(bugs: Sequence[Bug], schedulers: Sequence[str], found: Sequence[Hunt]) -> str:
+    headings = ["no", "bug", "depth", *_headings(schedulers)]
+    rows = [headings, ["---"] * len(headings), *_rows(bugs, schedulers, found)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _cell(result: Hunt | None) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,3 +101,9 @@ def test_names_and_numbers_are_different() -> None:
 def test_an_unknown_bug() -> None:
     with pytest.raises(BadArgument, match="there is no 'nonesuch'"):
         find_bug("nonesuch")
+
+
+def test_the_table_in_the_docs_names_every_bug() -> None:
+    page = Path(__file__).parents[2] / "docs" / "reference" / "bugs.md"
+    rows = re.findall(r"^\| ([BG]\d+) \| ([a-z0-9-]+) \|", page.read_text(), re.MULTILINE)
+    assert rows == [(bug.number, bug.name) for bug in all_bugs()]

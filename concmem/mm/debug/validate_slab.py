@@ -203,7 +203,7 @@ def _check_slab(
         raise SlabError(f"{where} has more objects than fit")
     # Two slabs of the same colour are all right: it is chosen without a lock.
     colours = range(0, s.colour * s.colour_off or 1, s.colour_off)
-    if slab.s_mem - pfn_to_virt(slab.pfn) not in colours:
+    if slab.s_mem - s.red_left_pad - pfn_to_virt(slab.pfn) not in colours:
         raise SlabError(f"{where} has a colour that the cache does not have")
     free = _walk(s, where, slab.freelist, objects, memory)
     if len(free) != slab.objects - slab.inuse:
