@@ -20,7 +20,7 @@ from .mm_programs import PROGRAMS
 
 TABLE = Path(__file__).with_name("dropped_locks.tsv")
 
-EXECUTIONS = 60
+EXECUTIONS = 180
 """Twice what the slowest needed; the seed is fixed."""
 
 BATCHES = 8
@@ -54,7 +54,7 @@ def test_the_table_names_every_section() -> None:
 
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_a_dropped_lock_is_noticed(batch: int) -> None:
-    """Without the lock, the program fails under some of 60 random schedules."""
+    """Without the lock, the program fails under some of 180 random schedules."""
     found = keyed_sections()
     noticed = [(key, program) for key, program in table().items() if program != "-"]
     for key, program in noticed[batch::BATCHES]:
