@@ -588,3 +588,22 @@ def test_kmemleak_must_be_a_flag() -> None:
     """No other value."""
     with pytest.raises(BadArgument, match="kmemleak"):
         Machine(cpus=1, memory="16M", kmemleak=1)  # type: ignore[arg-type]
+
+
+def test_with_every_other_debugging() -> None:
+    """What debug caches keep of each allocation reaches them through the detector."""
+    with Machine(
+        cpus=1, memory="16M", kmemleak=True, slab_debug="FZPU", kasan=True, page_poison=True
+    ) as m:
+
+        def body() -> None:
+            blocks = [m.kmalloc(size) for size in (5, 40, 200)]
+            bulk = m.kmem_cache_create("bulk", 64)
+            bulk.free_bulk(bulk.alloc_bulk(5))
+            for block in blocks:
+                m.kfree(block)
+
+        m.run([body])
+        m.verify()
+        assert m.kmemleak.blocks() == () or not m.kmemleak.leaks()
+        assert not m.debug_reports

@@ -70,8 +70,11 @@ class TrackedSlabCommon(SlabCommon):
 def _tracked_alloc(s: KmemCache, alloc: Alloc, kmemleak: Kmemleak) -> Alloc:
     create_object = kmemleak.create_object
 
-    def kmem_cache_alloc(gfp: int = GFP_KERNEL, node: int | None = None) -> int | None:
-        address = alloc(gfp, node)
+    def kmem_cache_alloc(
+        gfp: int = GFP_KERNEL, node: int | None = None, *orig_size: int
+    ) -> int | None:
+        # kmalloc says how much was asked for where it is kept: in debug caches.
+        address: int | None = alloc(gfp, node, *orig_size)
         if address is not None:
             create_object(address, s.object_size, 1, gfp)
         return address
