@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -148,6 +149,52 @@ def test_a_root_of_python_counts_as_long_as_it_exists() -> None:
         assert found(m) == []
         del owner
         assert found(m) == [address]
+        with pytest.raises(BadArgument, match="words"):
+            detector(m).register_root(m, None)  # type: ignore[arg-type]
+
+
+def test_a_generator_of_addresses_may_use_the_machine() -> None:
+    """It is not called under a lock of the detector."""
+    with leak_machine() as m:
+        address = kmalloc(m)
+
+        def words(machine: Machine) -> Iterator[int]:
+            spare = machine.kmalloc(32)
+            assert spare is not None
+            machine.kfree(spare)
+            yield address
+
+        detector(m).register_root(m, words)
+        assert found(m) == []
+
+
+def test_a_root_that_raises_does_not_end_the_thread() -> None:
+    """What an automatic scan raises surfaces at the end of the run; commands are still done."""
+    with leak_machine(cpus=1) as m:
+        kmemleak = detector(m)
+        called = m.runtime.spinlock("called")
+        calls = m.runtime.waitqueue(called, "calls")
+        times: list[None] = []
+
+        def words(_machine: Machine) -> list[int]:
+            with called:
+                times.append(None)
+                calls.wake_up_all()
+            raise ZeroDivisionError
+
+        def until_called() -> None:
+            with called:
+                calls.wait_for(lambda: bool(times), 30.0)
+
+        kmemleak.register_root(m, words)
+        kmemleak.write("scan=on")
+        on_cpu(m, until_called)
+        kmemleak.unregister_root(m)
+        kmemleak.write("scan=off")
+        assert kmemleak.report() == ""
+        with pytest.raises(ExceptionGroup) as caught:
+            m.run([lambda: None])
+        assert caught.group_contains(ZeroDivisionError)
 
 
 # -- what is followed
