@@ -500,3 +500,23 @@ def test_exclusion_after_yielding() -> None:
         return Program([section, section, section])
 
     passes(program)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_interrupts_to_all_cpus_order(wait: bool) -> None:
+    """What was done before they were sent is known to their handlers; after a wait, theirs to the sender."""
+
+    def program(rt: ControlledRuntime, late: bool = False) -> Program:
+        plain = Plain()
+
+        def body() -> None:
+            plain.data = 1
+            rt.on_each_cpu(lambda: plain.data, wait)
+            if wait or late:
+                plain.data = 2
+
+        return Program([body, None])
+
+    passes(program)
+    if not wait:
+        assert found(lambda rt: program(rt, late=True)).kind == "data-race"
