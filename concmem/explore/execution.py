@@ -100,6 +100,8 @@ class Execution:
         """Who runs, or took the last step; ``None``: the driver."""
         self.step = 0
         """Steps taken."""
+        self.unchosen = 0
+        """Of these, steps that the scheduler did not choose, so that somebody could look in between."""
         self.trace: list[Any] = []
         """Task, kind, object of each step, and of notes (`operation.NOTES`); flat."""
         self.looks: list[tuple[str, Any]] = []

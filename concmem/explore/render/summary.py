@@ -48,6 +48,12 @@ def _meaning(outcome: Outcome) -> str:
         return _exhausted(outcome)
     ended = _ended(outcome)
     different = words.count(outcome.coverage.schedules, "different schedule")
+    if outcome.coverage.unchosen:
+        return (
+            f"Not exhausted, {ended}: {different}. {words.count(outcome.coverage.unchosen, 'step')} came "
+            "without a choice, to where CPUs can be parked and looked at. There is no bound for what that may "
+            "have missed."
+        )
     if outcome.bound is not None:
         return (
             f"Every schedule with at most {_bound(outcome)} was covered. Not exhausted, {ended}: of those "
@@ -89,7 +95,11 @@ def _ended(outcome: Outcome) -> str:
         "executions": "since the number of executions was limited",
         "seconds": "since the time was limited",
         "interrupt": "since it was interrupted",
-        "scheduler": "since the scheduler's bound was limited",
+        "scheduler": (
+            "though all that could be chosen was"
+            if outcome.coverage.unchosen
+            else "since the scheduler's bound was limited"
+        ),
     }.get(outcome.ended_by, f"ended by {outcome.ended_by}")
 
 
