@@ -35,6 +35,13 @@ class Coverage:
     """The most deviations that one schedule had."""
     unchosen: int = 0
     """Steps of all executions that the scheduler did not choose: they bring CPUs to where ``verify`` can look."""
+    unoffered: int = 0
+    """Sleeps that could have ended spuriously, too, but were only offered their time-out."""
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether something could happen that no scheduler was asked about: then it covers nothing completely."""
+        return bool(self.unchosen or self.unoffered)
 
 
 @dataclass
@@ -120,7 +127,8 @@ def check(
         cpus: of the runtime; by default what the program needs.
         max_steps: an execution with more fails with ``livelock`` or ``step-limit``.
         early_timeouts, spurious_wakeups: how many an execution may have. Other time-outs fire when nobody
-            can go on.
+            can go on. With both, what sleeps with a time-out wakes spuriously only once these are used up, and no
+            search is exhaustive: check each alone as well.
         detectors: of ``races`` and ``lockdep``; the others are always on.
         verify_every: call the program's ``verify`` also after so many steps, again and again (0: only at the end),
             between any two operations. ``Machine.verify`` first lets each CPU come to where it can be parked:
@@ -158,7 +166,7 @@ def check(
             except KeyboardInterrupt:
                 outcome.interrupted = True
     coverage = outcome.coverage
-    if outcome.failure is None and not coverage.unchosen:
+    if outcome.failure is None and not coverage.leaves_out:
         outcome.probability = policy.probability(
             outcome.executions, coverage.steps_max, coverage.tasks
         )
@@ -189,13 +197,14 @@ def _search(
             execution = runner.run_once(policy)
             now = perf_counter()
             if execution is None:
-                outcome.exhausted = policy.exhaustive and not coverage.unchosen
+                outcome.exhausted = policy.exhaustive and not coverage.leaves_out
                 outcome.ended_by = "exhausted" if outcome.exhausted else "scheduler"
                 return
             outcome.executions += 1
             step = execution.step
             outcome.steps += step
             coverage.unchosen += execution.unchosen
+            coverage.unoffered += execution.unoffered
             if execution.scheduler_error is not None:
                 outcome.abandoned += 1
             else:
@@ -218,13 +227,13 @@ def _search(
                 told = now
                 outcome.seconds = now - start
                 coverage.schedules = len(seen)
-                outcome.bound = None if coverage.unchosen else policy.bound
+                outcome.bound = None if coverage.leaves_out else policy.bound
                 progress(outcome)
     finally:
         outcome.failure = outcome.failure or suspicion
         outcome.exhausted = outcome.exhausted and outcome.failure is None
         outcome.seconds = perf_counter() - start
-        outcome.bound = None if coverage.unchosen else policy.bound
+        outcome.bound = None if coverage.leaves_out else policy.bound
         coverage.schedules = len(seen)
 
 

@@ -102,6 +102,8 @@ class Execution:
         """Steps taken."""
         self.unchosen = 0
         """Of these, steps that the scheduler did not choose, so that somebody could look in between."""
+        self.unoffered = 0
+        """Sleeps that could have ended spuriously, too, but were only offered their time-out."""
         self.trace: list[Any] = []
         """Task, kind, object of each step, and of notes (`operation.NOTES`); flat."""
         self.looks: list[tuple[str, Any]] = []

@@ -48,10 +48,9 @@ def _meaning(outcome: Outcome) -> str:
         return _exhausted(outcome)
     ended = _ended(outcome)
     different = words.count(outcome.coverage.schedules, "different schedule")
-    if outcome.coverage.unchosen:
+    if outcome.coverage.leaves_out:
         return (
-            f"Not exhausted, {ended}: {different}. {words.count(outcome.coverage.unchosen, 'step')} came "
-            "without a choice, to where CPUs can be parked and looked at. There is no bound for what that may "
+            f"Not exhausted, {ended}: {different}. {_left_out(outcome)}. There is no bound for what that may "
             "have missed."
         )
     if outcome.bound is not None:
@@ -83,6 +82,16 @@ def _exhausted(outcome: Outcome) -> str:
     return "Exhausted: every schedule was run, and none fails."
 
 
+def _left_out(outcome: Outcome) -> str:
+    """What no scheduler was asked about."""
+    coverage = outcome.coverage
+    if coverage.unchosen:
+        steps = words.count(coverage.unchosen, "step")
+        return f"{steps} came without a choice, to where CPUs can be parked and looked at"
+    sleeps = words.count(coverage.unoffered, "sleep")
+    return f"{sleeps} could time out early, and were not woken spuriously instead"
+
+
 def _bound(outcome: Outcome) -> str:
     """The bound with what it counts."""
     assert outcome.bound is not None
@@ -97,7 +106,7 @@ def _ended(outcome: Outcome) -> str:
         "interrupt": "since it was interrupted",
         "scheduler": (
             "though all that could be chosen was"
-            if outcome.coverage.unchosen
+            if outcome.coverage.leaves_out
             else "since the scheduler's bound was limited"
         ),
     }.get(outcome.ended_by, f"ended by {outcome.ended_by}")
