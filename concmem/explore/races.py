@@ -86,15 +86,17 @@ def find_races(trace: list[Any], most: int = 1) -> list[Race]:
     for number, (task, kind, obj) in enumerate(_entries(trace)):
         if task is None or task.cpu is None:
             continue
-        cpu: int = task.cpu.number
-        clock = clocks[cpu]
         if kind is op.SEND:
             for target in _targets(obj):
-                _release(clock, cpu, synced.setdefault(id(target), {}))
+                _release(
+                    clocks[task.cpu.number], task.cpu.number, synced.setdefault(id(target), {})
+                )
             continue
         if id(obj.lock if kind is op.WAIT else obj) not in shared:
             continue
         position = 3 * number
+        cpu: int = task.cpu.number
+        clock = clocks[cpu]
         if kind in _ACCESSES or isinstance(obj, Field):
             access = Access(cpu, clock.get(cpu, 0), task, kind, position, obj.lockless)
             race = _access(states[id(obj)], access, clock, obj)
