@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -635,3 +636,25 @@ def test_kmemleak_must_be_a_flag() -> None:
     """No other value."""
     with pytest.raises(BadArgument, match="kmemleak"):
         Machine(cpus=1, memory="16M", kmemleak=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"slab_debug": "FZPU"},
+        {"kasan": True},
+        {"failslab": True, "slab_debug": "FZPU,kmalloc-64"},
+        {"kasan": True, "slab_debug": "FZPU", "page_owner": True, "page_poison": True},
+    ],
+    ids=lambda arguments: "+".join(arguments),
+)
+def test_with_other_debugging(arguments: dict[str, Any]) -> None:
+    """Each does its own: blocks are found, freed ones are not, and nothing else is wrong."""
+    with leak_machine(**arguments) as m:
+        lost = [kmalloc(m, size) for size in (13, 64, 200, 9000)]
+        assert found(m) == sorted(lost)
+        for address in lost:
+            on_cpu(m, m.kfree, address)
+        assert found(m) == []
+        assert not m.debug_reports
+        m.verify()

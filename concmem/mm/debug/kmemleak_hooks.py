@@ -67,11 +67,13 @@ class TrackedSlabCommon(SlabCommon):
         return parts
 
 
-def _tracked_alloc(s: KmemCache, alloc: Alloc, kmemleak: Kmemleak) -> Alloc:
+def _tracked_alloc(s: KmemCache, alloc: Any, kmemleak: Kmemleak) -> Alloc:
     create_object = kmemleak.create_object
 
-    def kmem_cache_alloc(gfp: int = GFP_KERNEL, node: int | None = None) -> int | None:
-        address = alloc(gfp, node)
+    def kmem_cache_alloc(
+        gfp: int = GFP_KERNEL, node: int | None = None, *orig_size: int
+    ) -> int | None:
+        address: int | None = alloc(gfp, node, *orig_size)
         if address is not None:
             create_object(address, s.object_size, 1, gfp)
         return address
