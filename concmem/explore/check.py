@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Final
@@ -33,6 +33,15 @@ class Coverage:
     """The most tasks (CPUs, interrupts, kernel threads) that took part in one."""
     preemptions_max: int = 0
     """The most deviations that one schedule had."""
+    unchosen: int = 0
+    """Steps of all executions that the scheduler did not choose: they bring CPUs to where ``verify`` can look."""
+    unoffered: int = 0
+    """Sleeps that could have ended spuriously, too, but were only offered their time-out."""
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether something could happen that no scheduler was asked about: then it covers nothing completely."""
+        return bool(self.unchosen or self.unoffered)
 
 
 @dataclass
@@ -118,33 +127,27 @@ def check(
         cpus: of the runtime; by default what the program needs.
         max_steps: an execution with more fails with ``livelock`` or ``step-limit``.
         early_timeouts, spurious_wakeups: how many an execution may have. Other time-outs fire when nobody
-            can go on.
+            can go on. With both, what sleeps with a time-out wakes spuriously only once these are used up, and no
+            search is exhaustive: check each alone as well.
         detectors: of ``races`` and ``lockdep``; the others are always on.
         verify_every: call the program's ``verify`` also after so many steps, again and again (0: only at the end),
             between any two operations. ``Machine.verify`` first lets each CPU come to where it can be parked:
-            steps that the scheduler does not choose, so not for ``dpor``.
+            steps that the scheduler does not choose, so not for ``dpor``; and then no other search is exhaustive,
+            has a bound or a probability.
         shrink: look for the simplest schedule, and the smallest program, that fail the same way.
         pin: keep all threads on one host CPU meanwhile; ten times as fast.
         progress: called now and then with the outcome so far.
 
     Returns:
-        The outcome. Ctrl-C ends the search and gives the outcome so far.
+        The outcome. Ctrl-C ends the search, or the shrinking, and gives the outcome so far.
 
     Raises:
         BadArgument: an argument cannot be.
         ReplayDiverged: the program depends on more than its schedule.
     """
     _check_number("executions", executions, 1)
-    _check_number("max_steps", max_steps, 1)
-    _check_number("early_timeouts", early_timeouts, 0)
-    _check_number("spurious_wakeups", spurious_wakeups, 0)
-    _check_number("verify_every", verify_every, 0)
-    if seconds is not None and not seconds > 0:
-        raise BadArgument(f"seconds: must be positive, got {seconds!r}")
-    unknown = set(detectors) - DETECTORS
-    if unknown:
-        raise BadArgument(f"detectors: unknown {sorted(unknown)}, there are {sorted(DETECTORS)}")
-    limits = Limits(max_steps, early_timeouts, spurious_wakeups, frozenset(detectors), verify_every)
+    _check_seconds(seconds)
+    limits = _limits(max_steps, early_timeouts, spurious_wakeups, detectors, verify_every)
     policy = make_scheduler(scheduler)
     if verify_every and isinstance(policy, DPOR):
         raise BadArgument("verify_every: not with dpor, which must choose every step itself")
@@ -157,11 +160,13 @@ def check(
         except KeyboardInterrupt:
             outcome.interrupted = True
             outcome.ended_by = "interrupt"
-        outcome.bound = policy.bound
         if outcome.failure is not None:
-            _explain(runner, outcome.failure, shrink)
+            try:
+                _explain(runner, outcome.failure, shrink)
+            except KeyboardInterrupt:
+                outcome.interrupted = True
     coverage = outcome.coverage
-    if outcome.failure is None:
+    if outcome.failure is None and not coverage.leaves_out:
         outcome.probability = policy.probability(
             outcome.executions, coverage.steps_max, coverage.tasks
         )
@@ -192,12 +197,14 @@ def _search(
             execution = runner.run_once(policy)
             now = perf_counter()
             if execution is None:
-                outcome.exhausted = policy.exhaustive
-                outcome.ended_by = "exhausted" if policy.exhaustive else "scheduler"
+                outcome.exhausted = policy.exhaustive and not coverage.leaves_out
+                outcome.ended_by = "exhausted" if outcome.exhausted else "scheduler"
                 return
             outcome.executions += 1
             step = execution.step
             outcome.steps += step
+            coverage.unchosen += execution.unchosen
+            coverage.unoffered += execution.unoffered
             if execution.scheduler_error is not None:
                 outcome.abandoned += 1
             else:
@@ -220,12 +227,13 @@ def _search(
                 told = now
                 outcome.seconds = now - start
                 coverage.schedules = len(seen)
-                outcome.bound = policy.bound
+                outcome.bound = None if coverage.leaves_out else policy.bound
                 progress(outcome)
     finally:
         outcome.failure = outcome.failure or suspicion
         outcome.exhausted = outcome.exhausted and outcome.failure is None
         outcome.seconds = perf_counter() - start
+        outcome.bound = None if coverage.leaves_out else policy.bound
         coverage.schedules = len(seen)
 
 
@@ -233,6 +241,7 @@ def _explain(runner: Runner, failure: Failure, shrink: bool) -> None:
     """Make the schedule of *failure* simple, and record what happens under it."""
     schedule = Schedule.parse(failure.schedule)
     failure.original_schedule = failure.schedule
+    failure.options = runner.options()
     if shrink:
         schedule = minimize(runner, schedule, failure.identity, SHRINK_SECONDS)
     again = _replay(runner, schedule)
@@ -267,10 +276,11 @@ def replay(
             default. Not strict is for a program that was mended since.
 
     Raises:
+        BadArgument: an argument cannot be.
         ReplayDiverged: the program does not do what it did when the schedule was recorded.
     """
     wanted = Schedule.parse(schedule)
-    limits = Limits(max_steps, early_timeouts, spurious_wakeups, frozenset(detectors), verify_every)
+    limits = _limits(max_steps, early_timeouts, spurious_wakeups, detectors, verify_every)
     runner = Runner(program, cpus, limits=limits, pin=pin)
     outcome = Outcome("replay", 0, executions=1, ended_by="executions")
     start = perf_counter()
@@ -314,10 +324,11 @@ def shrink(
     The simplest schedule, of the smallest program, that fails as *schedule* does.
 
     Raises:
-        BadArgument: nothing fails under *schedule*.
+        BadArgument: nothing fails under *schedule*, or an argument cannot be.
     """
     wanted = Schedule.parse(schedule)
-    limits = Limits(max_steps, early_timeouts, spurious_wakeups, frozenset(detectors), verify_every)
+    _check_seconds(seconds)
+    limits = _limits(max_steps, early_timeouts, spurious_wakeups, detectors, verify_every)
     runner = Runner(program, cpus, limits=limits, pin=pin)
     with runner.session():
         failure = _replay(runner, wanted)
@@ -329,6 +340,37 @@ def shrink(
             raise ReplayDiverged(f"{simplest} failed, and then did not")
         found.original_schedule = str(wanted)
         return found
+
+
+def _limits(
+    max_steps: int,
+    early_timeouts: int,
+    spurious_wakeups: int,
+    detectors: frozenset[str] | set[str],
+    verify_every: int,
+) -> Limits:
+    """The limits that these arguments mean, or `BadArgument`."""
+    _check_number("max_steps", max_steps, 1)
+    _check_number("early_timeouts", early_timeouts, 0)
+    _check_number("spurious_wakeups", spurious_wakeups, 0)
+    _check_number("verify_every", verify_every, 0)
+    if not isinstance(detectors, Set):
+        raise BadArgumentType(f"detectors: expected a set of names, got {detectors!r}")
+    unknown = set(detectors) - DETECTORS
+    if unknown:
+        raise BadArgument(
+            f"detectors: unknown {sorted(map(str, unknown))}, there are {sorted(DETECTORS)}"
+        )
+    return Limits(max_steps, early_timeouts, spurious_wakeups, frozenset(detectors), verify_every)
+
+
+def _check_seconds(seconds: object) -> None:
+    if seconds is None:
+        return
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise BadArgumentType(f"seconds: expected a number, got {seconds!r}")
+    if not seconds > 0:
+        raise BadArgument(f"seconds: must be positive, got {seconds!r}")
 
 
 def _check_number(name: str, value: object, low: int) -> None:

@@ -100,6 +100,10 @@ class Execution:
         """Who runs, or took the last step; ``None``: the driver."""
         self.step = 0
         """Steps taken."""
+        self.unchosen = 0
+        """Of these, steps that the scheduler did not choose, so that somebody could look in between."""
+        self.unoffered = 0
+        """Sleeps that could have ended spuriously, too, but were only offered their time-out."""
         self.trace: list[Any] = []
         """Task, kind, object of each step, and of notes (`operation.NOTES`); flat."""
         self.looks: list[tuple[str, Any]] = []

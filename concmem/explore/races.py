@@ -12,7 +12,7 @@ Clocks are kept for each CPU: its interrupts run on it one after the other.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from concmem.explore import operation as op
@@ -29,7 +29,7 @@ _ACQUIRES: Final = frozenset(
     (op.ACQUIRE, op.TAKEN, op.READ, op.UPDATE, op.IRQ, op.RESUME, op.STARTED, op.TRYLOCK)
 )
 _RELEASES: Final = frozenset(
-    (op.RELEASE, op.UP, op.WRITE, op.UPDATE, op.SEND, op.SPAWN, op.DONE, op.WAKE, op.STOP)
+    (op.RELEASE, op.UP, op.WRITE, op.UPDATE, op.SPAWN, op.DONE, op.WAKE, op.STOP)
 )
 _WRITES: Final = frozenset((op.STORE, op.GUARDED_STORE, op.WRITE))
 _MARKED: Final = frozenset((op.READ, op.WRITE))
@@ -86,6 +86,12 @@ def find_races(trace: list[Any], most: int = 1) -> list[Race]:
     for number, (task, kind, obj) in enumerate(_entries(trace)):
         if task is None or task.cpu is None:
             continue
+        if kind is op.SEND:
+            for target in _targets(obj):
+                _release(
+                    clocks[task.cpu.number], task.cpu.number, synced.setdefault(id(target), {})
+                )
+            continue
         if id(obj.lock if kind is op.WAIT else obj) not in shared:
             continue
         position = 3 * number
@@ -120,14 +126,23 @@ def _entries(trace: list[Any]) -> Iterator[tuple[Task, str, Any]]:
 def _shared(trace: list[Any]) -> set[int]:
     """Objects, by ``id``, that more than one CPU has used: the others neither race nor order anything."""
     users: dict[int, Any] = {}
-    shared = set()
+    shared: set[int] = set()
     for task, kind, obj in _entries(trace):
         if task is None or task.cpu is None:
+            continue
+        if kind is op.SEND:
+            shared.update(map(id, _targets(obj)))
             continue
         key = id(obj.lock if kind is op.WAIT else obj)
         if users.setdefault(key, task.cpu) is not task.cpu:
             shared.add(key)
     return shared
+
+
+def _targets(obj: Any) -> Sequence[Any]:
+    """Whom an interrupt is sent to: one CPU, or all of a runtime."""
+    targets: Sequence[Any] = getattr(obj, "cpus", (obj,))
+    return targets
 
 
 def _access(state: _State, access: Access, clock: Clock, obj: Field) -> Race | None:

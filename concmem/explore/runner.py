@@ -250,12 +250,15 @@ class Runner:
             execution.drive()
             return
         while not execution.drive_steps(every):
+            step = execution.step
             try:
                 verify()
             except Exception as error:
                 if not execution.interrupted:
                     execution.finding = Finding(kind_of(error), error, None, execution.step)
                 return
+            finally:
+                execution.unchosen += execution.step - step
 
     def _check(self, rt: ControlledRuntime, program: Program) -> None:
         """All CPUs are done, unless something was found already."""

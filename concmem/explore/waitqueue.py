@@ -134,6 +134,7 @@ class ControlledWaitQueue:
         ex, me = self._ex, waiter.task
         if waiter.deadline is not None and ex.early_timeouts > 0:
             me.kind, me.object = op.TIMEOUT, self
+            ex.unoffered += ex.spurious_wakeups > 0  # a task has one pending operation
             ex.early_sleepers.append(waiter)
         elif ex.spurious_wakeups > 0:
             me.kind, me.object = op.SPURIOUS, self

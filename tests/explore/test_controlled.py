@@ -12,14 +12,16 @@ import textwrap
 import threading
 from functools import partial
 from math import factorial
+from typing import Any
 
 import psutil
 import pytest
 
 from concmem import explore
-from concmem.errors import BadArgument, MachineClosed, NotACpu
+from concmem.errors import BadArgument, BadArgumentType, MachineClosed, NotACpu
 from concmem.explore import ControlledRuntime, Program
 from concmem.explore.schedulers import SCHEDULERS
+from concmem.explore.shrink import Shrinker
 from concmem.testing.conformance import run_runtime_conformance_test
 
 from .programs import abba, counter, sleeper_without_waker
@@ -259,5 +261,56 @@ def test_a_kernel_thread_that_fails_at_once_is_not_run_again() -> None:
     outcome = explore.check(program, "random", 50, seed=0, cpus=2, shrink=False)
     assert outcome.failure is not None
     again = explore.replay(program, outcome.failure.schedule, cpus=2)
+    assert again.failure is not None
+    assert again.failure.identity == outcome.failure.identity
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"max_steps": 0}, BadArgument),
+        ({"max_steps": "many"}, BadArgumentType),
+        ({"early_timeouts": -1}, BadArgument),
+        ({"spurious_wakeups": -1}, BadArgument),
+        ({"verify_every": -1}, BadArgument),
+        ({"detectors": {"races", "rates"}}, BadArgument),
+        ({"detectors": "races"}, BadArgumentType),
+    ],
+)
+def test_bad_arguments_are_named_wherever_they_are_given(
+    arguments: dict[str, Any], error: type[Exception]
+) -> None:
+    """A detector that is misspelt must not look like a program that passes."""
+    for call in (
+        lambda: explore.check(counter, **arguments),
+        lambda: explore.replay(counter, "v1:", **arguments),
+        lambda: explore.shrink(counter, "v1:1.0", **arguments),
+    ):
+        with pytest.raises(error, match=next(iter(arguments))):
+            call()
+
+
+@pytest.mark.parametrize(("seconds", "error"), [(0, BadArgument), ("1", BadArgumentType)])
+def test_bad_seconds(seconds: Any, error: type[Exception]) -> None:
+    for call in (
+        lambda: explore.check(counter, seconds=seconds),
+        lambda: explore.shrink(counter, "v1:1.0", seconds=seconds),
+    ):
+        with pytest.raises(error, match="seconds"):
+            call()
+
+
+def test_interrupted_while_it_shrinks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The failure is not lost."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Shrinker, "drop_deviations", interrupted)
+    outcome = explore.check(counter, "random", cpus=2)
+    assert outcome.interrupted
+    assert outcome.failure is not None
+    assert outcome.failure.schedule in str(outcome)
+    again = explore.replay(counter, outcome.failure.schedule, **outcome.failure.options)
     assert again.failure is not None
     assert again.failure.identity == outcome.failure.identity

@@ -500,3 +500,45 @@ def test_exclusion_after_yielding() -> None:
         return Program([section, section, section])
 
     passes(program)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_interrupts_to_all_cpus_order(wait: bool) -> None:
+    """What was done before they were sent is known to their handlers; after a wait, theirs to the sender."""
+
+    def program(rt: ControlledRuntime, late: bool = False) -> Program:
+        plain = Plain()
+
+        def body() -> None:
+            plain.data = 1
+            rt.on_each_cpu(lambda: plain.data, wait)
+            if wait or late:
+                plain.data = 2
+
+        return Program([body, None])
+
+    passes(program)
+    if not wait:
+        assert found(lambda rt: program(rt, late=True)).kind == "data-race"
+
+
+@pytest.mark.parametrize("scheduler", ["dfs", "dpor", "pb"])
+def test_early_timeouts_and_spurious_wakeups_at_once(scheduler: str) -> None:
+    """A sleep that may time out early is not woken spuriously as well: so nothing was covered completely."""
+
+    def program(rt: ControlledRuntime) -> Program:
+        lock = rt.spinlock("lock")
+        queue = rt.waitqueue(lock, "queue")
+
+        def body() -> None:
+            with lock:
+                assert not queue.wait(5.0)
+
+        return Program([body])
+
+    assert found(program, scheduler=scheduler, spurious_wakeups=1).kind == "assertion"
+    assert explore.check(program, scheduler, early_timeouts=1).exhausted
+    both = explore.check(program, scheduler, early_timeouts=1, spurious_wakeups=1)
+    assert both
+    assert (both.exhausted, both.bound, both.ended_by) == (False, None, "scheduler")
+    assert "1 sleep could time out early" in " ".join(str(both).split())

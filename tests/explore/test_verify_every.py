@@ -74,3 +74,36 @@ def test_what_is_refused() -> None:
         explore.check(both_at_once, "dpor", verify_every=1)
     with pytest.raises(BadArgument, match="verify_every: must be at least 0"):
         explore.check(both_at_once, verify_every=-1)
+
+
+@pytest.mark.parametrize("scheduler", ["dfs", "pb", "pct"])
+def test_nothing_is_claimed_where_steps_come_without_a_choice(scheduler: str) -> None:
+    """To park the CPUs they have to go on: most orders are never seen, and the outcome says so."""
+
+    def search(every: int) -> tuple[explore.Outcome, set[str]]:
+        orders: set[str] = set()
+
+        def program(rt: ControlledRuntime) -> Program:
+            x, order = rt.cell(0, "x"), []
+
+            def body(name: str) -> None:
+                for _ in range(3):
+                    x.value += 1
+                    order.append(name)
+
+            return Program(
+                [lambda: body("a"), lambda: body("b")],
+                lambda: orders.add("".join(order)),
+                verify=lambda: rt.stop_machine(lambda: None),
+            )
+
+        return explore.check(program, scheduler, 1000, verify_every=every), orders
+
+    parked, few = search(1)
+    whole, all_orders = search(0)
+    assert few < all_orders
+    assert whole.exhausted == (scheduler != "pct")
+    assert (parked.exhausted, parked.bound, parked.probability) == (False, None, None)
+    assert parked.ended_by == ("executions" if scheduler == "pct" else "scheduler")
+    assert parked.coverage.unchosen > 0
+    assert "came without a choice" in " ".join(str(parked).split())

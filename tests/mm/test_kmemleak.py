@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -148,6 +150,52 @@ def test_a_root_of_python_counts_as_long_as_it_exists() -> None:
         assert found(m) == []
         del owner
         assert found(m) == [address]
+        with pytest.raises(BadArgument, match="words"):
+            detector(m).register_root(m, None)  # type: ignore[arg-type]
+
+
+def test_a_generator_of_addresses_may_use_the_machine() -> None:
+    """It is not called under a lock of the detector."""
+    with leak_machine() as m:
+        address = kmalloc(m)
+
+        def words(machine: Machine) -> Iterator[int]:
+            spare = machine.kmalloc(32)
+            assert spare is not None
+            machine.kfree(spare)
+            yield address
+
+        detector(m).register_root(m, words)
+        assert found(m) == []
+
+
+def test_a_root_that_raises_does_not_end_the_thread() -> None:
+    """What an automatic scan raises surfaces at the end of the run; commands are still done."""
+    with leak_machine(cpus=1) as m:
+        kmemleak = detector(m)
+        called = m.runtime.spinlock("called")
+        calls = m.runtime.waitqueue(called, "calls")
+        times: list[None] = []
+
+        def words(_machine: Machine) -> list[int]:
+            with called:
+                times.append(None)
+                calls.wake_up_all()
+            raise ZeroDivisionError
+
+        def until_called() -> None:
+            with called:
+                calls.wait_for(lambda: bool(times), 30.0)
+
+        kmemleak.register_root(m, words)
+        kmemleak.write("scan=on")
+        on_cpu(m, until_called)
+        kmemleak.unregister_root(m)
+        kmemleak.write("scan=off")
+        assert kmemleak.report() == ""
+        with pytest.raises(ExceptionGroup) as caught:
+            m.run([lambda: None])
+        assert caught.group_contains(ZeroDivisionError)
 
 
 # -- what is followed
@@ -590,20 +638,23 @@ def test_kmemleak_must_be_a_flag() -> None:
         Machine(cpus=1, memory="16M", kmemleak=1)  # type: ignore[arg-type]
 
 
-def test_with_every_other_debugging() -> None:
-    """What debug caches keep of each allocation reaches them through the detector."""
-    with Machine(
-        cpus=1, memory="16M", kmemleak=True, slab_debug="FZPU", kasan=True, page_poison=True
-    ) as m:
-
-        def body() -> None:
-            blocks = [m.kmalloc(size) for size in (5, 40, 200)]
-            bulk = m.kmem_cache_create("bulk", 64)
-            bulk.free_bulk(bulk.alloc_bulk(5))
-            for block in blocks:
-                m.kfree(block)
-
-        m.run([body])
-        m.verify()
-        assert m.kmemleak.blocks() == () or not m.kmemleak.leaks()
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"slab_debug": "FZPU"},
+        {"kasan": True},
+        {"failslab": True, "slab_debug": "FZPU,kmalloc-64"},
+        {"kasan": True, "slab_debug": "FZPU", "page_owner": True, "page_poison": True},
+    ],
+    ids=lambda arguments: "+".join(arguments),
+)
+def test_with_other_debugging(arguments: dict[str, Any]) -> None:
+    """Each does its own: blocks are found, freed ones are not, and nothing else is wrong."""
+    with leak_machine(**arguments) as m:
+        lost = [kmalloc(m, size) for size in (13, 64, 200, 9000)]
+        assert found(m) == sorted(lost)
+        for address in lost:
+            on_cpu(m, m.kfree, address)
+        assert found(m) == []
         assert not m.debug_reports
+        m.verify()

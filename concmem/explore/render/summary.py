@@ -48,6 +48,11 @@ def _meaning(outcome: Outcome) -> str:
         return _exhausted(outcome)
     ended = _ended(outcome)
     different = words.count(outcome.coverage.schedules, "different schedule")
+    if outcome.coverage.leaves_out:
+        return (
+            f"Not exhausted, {ended}: {different}. {_left_out(outcome)}. There is no bound for what that may "
+            "have missed."
+        )
     if outcome.bound is not None:
         return (
             f"Every schedule with at most {_bound(outcome)} was covered. Not exhausted, {ended}: of those "
@@ -77,6 +82,16 @@ def _exhausted(outcome: Outcome) -> str:
     return "Exhausted: every schedule was run, and none fails."
 
 
+def _left_out(outcome: Outcome) -> str:
+    """What no scheduler was asked about."""
+    coverage = outcome.coverage
+    if coverage.unchosen:
+        steps = words.count(coverage.unchosen, "step")
+        return f"{steps} came without a choice, to where CPUs can be parked and looked at"
+    sleeps = words.count(coverage.unoffered, "sleep")
+    return f"{sleeps} could time out early, and were not woken spuriously instead"
+
+
 def _bound(outcome: Outcome) -> str:
     """The bound with what it counts."""
     assert outcome.bound is not None
@@ -89,7 +104,11 @@ def _ended(outcome: Outcome) -> str:
         "executions": "since the number of executions was limited",
         "seconds": "since the time was limited",
         "interrupt": "since it was interrupted",
-        "scheduler": "since the scheduler's bound was limited",
+        "scheduler": (
+            "though all that could be chosen was"
+            if outcome.coverage.leaves_out
+            else "since the scheduler's bound was limited"
+        ),
     }.get(outcome.ended_by, f"ended by {outcome.ended_by}")
 
 

@@ -12,15 +12,14 @@ Follows ``lib/fault-inject.c`` of Linux 6.12.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from concmem.errors import BadArgument, BadArgumentType
 from concmem.mm.debug.stack_depot import save_stack
 
 if TYPE_CHECKING:
-    from collections.abc import Container
-
     from concmem.mm.debug.report import DebugReports
     from concmem.mm.vmstat import VmEvents
     from concmem.runtime.api import Runtime
@@ -60,6 +59,22 @@ class Flag:
         attr.settings[self._name] = value
 
 
+class Function:
+    """An attribute that is the name of a function, or ``None``."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, attr: FaultAttr, owner: type) -> str | None:
+        found: str | None = attr.settings[self._name]
+        return found
+
+    def __set__(self, attr: FaultAttr, value: str | None) -> None:
+        if value is not None and not isinstance(value, str):
+            raise BadArgumentType(f"{self._name}: expected the name of a function, got {value!r}")
+        attr.settings[self._name] = value
+
+
 class FaultAttr:
     """
     ``struct fault_attr``: one thing that can be made to fail. Written at any time, from any thread.
@@ -84,15 +99,14 @@ class FaultAttr:
         "_times",
         "injected",
         "name",
-        "reject",
-        "require",
         "settings",
-        "task_filter",
     )
 
     interval = Whole(0, MAX)
     probability = Whole(0, 100)
     verbose = Whole(0, 2)
+    require = Function()
+    reject = Function()
 
     def __init__(self, rt: Runtime, events: VmEvents, reports: DebugReports, name: str) -> None:
         self.name = name
@@ -104,11 +118,9 @@ class FaultAttr:
         self._times = rt.atomic(1, f"{name} times")
         self._space = rt.atomic(0, f"{name} space")
         self._calls = 0
-        self.settings: dict[str, int] = {"interval": 1, "probability": 0, "verbose": 2}
+        self.settings: dict[str, Any] = {"interval": 1, "probability": 0, "verbose": 2}
         """What can be set, by name; checked when it is set by attribute."""
-        self.task_filter: Container[int] | None = None
-        self.require: str | None = None
-        self.reject: str | None = None
+        self.task_filter = self.require = self.reject = None
         self.injected = 0
 
     @property
@@ -119,6 +131,18 @@ class FaultAttr:
     @times.setter
     def times(self, value: int) -> None:
         self._times.value = _whole("times", value, -1, MAX)
+
+    @property
+    def task_filter(self) -> Container[int] | None:
+        """See the class."""
+        found: Container[int] | None = self.settings["task_filter"]
+        return found
+
+    @task_filter.setter
+    def task_filter(self, value: Container[int] | None) -> None:
+        if value is not None and not isinstance(value, Container):
+            raise BadArgumentType(f"task_filter: expected numbers of CPUs, got {value!r}")
+        self.settings["task_filter"] = value
 
     @property
     def space(self) -> int:
@@ -172,12 +196,13 @@ class FaultAttr:
         return bool(left)
 
     def _task_and_stack_match(self) -> bool:
-        if self.task_filter is not None and self._rt.smp_processor_id() not in self.task_filter:
+        cpus, require, reject = self.task_filter, self.require, self.reject
+        if cpus is not None and self._rt.smp_processor_id() not in cpus:
             return False
-        if self.require is None and self.reject is None:
+        if require is None and reject is None:
             return True
         stack = save_stack(2)
-        return (self.require is None or self.require in stack) and self.reject not in stack
+        return (require is None or require in stack) and reject not in stack
 
     def _take_one_of_times(self) -> int:
         """How many failures were left, this one included; 0: somebody else took the last one."""

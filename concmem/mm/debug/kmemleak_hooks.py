@@ -67,7 +67,7 @@ class TrackedSlabCommon(SlabCommon):
         return parts
 
 
-def _tracked_alloc(s: KmemCache, alloc: Alloc, kmemleak: Kmemleak) -> Alloc:
+def _tracked_alloc(s: KmemCache, alloc: Any, kmemleak: Kmemleak) -> Alloc:
     create_object = kmemleak.create_object
 
     def kmem_cache_alloc(

@@ -56,6 +56,8 @@ class KmemleakRoots(KmemleakPaint):
         For what holds addresses and is no memory of the model. Called in each scan, on any CPU, and while
         others change what it looks at.
         """
+        if not callable(words):
+            raise BadArgumentType(f"words: expected a function, got {words!r}")
         try:
             reference = weakref.ref(owner)
         except TypeError:
@@ -77,7 +79,8 @@ class KmemleakRoots(KmemleakPaint):
         for key, (reference, words) in roots:
             owner = reference()
             if owner is not None:
-                yield words(owner)
+                # All of them at once: nobody else's code runs under kmemleak_lock.
+                yield list(words(owner))
                 continue
             with self._roots_lock:
                 if self._roots.get(key, (None,))[0] is reference:

@@ -2,7 +2,8 @@
 Quarantine: freed objects that are not handed out again for a while, so that who still uses one is found.
 
 Each CPU keeps its own, first in, first out, and frees the oldest for good when it has too many bytes. No lock:
-only its own CPU, interrupts included, uses a queue; each step of one is indivisible.
+only its own CPU uses a queue, with interrupts disabled. So whoever destroys a cache, and interrupts each CPU for
+its objects, comes when none is on its way from the queue to the allocator.
 
 Follows ``mm/kasan/quarantine.c`` of Linux 6.12, which has one more queue for all CPUs.
 """
@@ -42,6 +43,7 @@ class _Queue:
     def __init__(self) -> None:
         self.objects: deque[Quarantined] = deque()
         self.nr_bytes = 0
+        """Of its objects, and of one that is being freed for good."""
 
 
 class Quarantine:
@@ -57,26 +59,26 @@ class Quarantine:
     def put(self, quarantined: Quarantined) -> None:
         """Keep an object; free what is too much. On a CPU."""
         queue = self._queues.this()
-        self.addresses[quarantined.address] = quarantined
-        queue.objects.append(quarantined)
-        queue.nr_bytes += quarantined.cache.size
-        while queue.nr_bytes > self._limit:
-            try:
-                oldest = queue.objects.popleft()
-            except IndexError:  # an interrupt was faster
-                return
-            self._let_go(queue, oldest)
+        flags = self._rt.local_irq_save()
+        try:
+            self.addresses[quarantined.address] = quarantined
+            queue.objects.append(quarantined)
+            queue.nr_bytes += quarantined.cache.size
+            while queue.nr_bytes > self._limit:
+                self._let_go(queue, queue.objects.popleft())
+        finally:
+            self._rt.local_irq_restore(flags)
 
     def remove_cache(self, s: KmemCache) -> None:
         """Free all objects of *s* that any CPU keeps. May sleep."""
         self._rt.might_sleep()
         for cpu, queue in enumerate(self._queues.all()):
-            # No lock: who frees one now is later than this.
-            if queue.objects:
+            # No lock: who frees one now is later than this; one that is on its way still counts.
+            if queue.nr_bytes:
                 self._rt.call_on_any(cpu, lambda: self._remove_cache(s))
 
     def _remove_cache(self, s: KmemCache) -> None:
-        """On each CPU."""
+        """On each CPU, in an interrupt."""
         queue = self._queues.this()
         for _ in range(len(queue.objects)):
             oldest = queue.objects.popleft()
@@ -86,8 +88,11 @@ class Quarantine:
                 queue.objects.append(oldest)
 
     def _let_go(self, queue: _Queue, oldest: Quarantined) -> None:
-        queue.nr_bytes -= oldest.cache.size
+        """Free an object for good. Interrupts are disabled."""
         del self.addresses[oldest.address]
         # The allocator gets it as from its owner.
         oldest.slab.owners[oldest.address] = oldest.fp_index
-        oldest.free(oldest.address)
+        try:
+            oldest.free(oldest.address)
+        finally:
+            queue.nr_bytes -= oldest.cache.size

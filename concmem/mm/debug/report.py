@@ -88,6 +88,8 @@ class DebugReports:
         """How many there have been."""
         self._not_raised: list[DebugReport] = []
         """Those of `reports` that nobody was told of yet."""
+        self._not_kept: DebugReport | None = None
+        """The first that nobody was told of, and that there was no room for."""
         self._bad_page = False
 
     def cpu(self) -> int:
@@ -152,6 +154,8 @@ class DebugReports:
             self.reports.append(report)
             if not raised:
                 self._not_raised.append(report)
+        elif not raised:
+            self._not_kept = self._not_kept or report
         return report
 
     def raise_new(self) -> None:
@@ -164,6 +168,9 @@ class DebugReports:
         not_raised, self._not_raised = self._not_raised, []
         kept = set(map(id, self.reports))  # those that somebody has cleared were looked at
         left = [report for report in not_raised if id(report) in kept]
+        if self._not_kept is not None:
+            left.append(self._not_kept)
+            self._not_kept = None
         if left:
             more = f"\n({len(left) - 1} more in the kernel log)" if left[1:] else ""
             raise MemoryCorruption(f"{left[0]}\n{left[0].text}{more}")

@@ -203,7 +203,7 @@ def test_bad_attributes() -> None:
     with Machine(cpus=1, memory="32M", failslab=True) as m:
         for name, value in (
             ("interval", -1), ("probability", 101), ("verbose", 3), ("times", -2), ("space", "1"),
-            ("probability", True), ("ignore_gfp_wait", 1),
+            ("probability", True), ("ignore_gfp_wait", 1), ("task_filter", 3), ("require", 3), ("reject", b"f"),
         ):  # fmt: skip
             with pytest.raises(BadArgument, match=f"^{name}: "):
                 setattr(m.fail.failslab, name, value)

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from concmem import explore
 from concmem.errors import BadArgument, BadFree, DoubleFree, InvalidAccess, MemoryCorruption
+from concmem.explore import ControlledRuntime, Program
 from concmem.machine import Machine
 from concmem.mm.gfp import GFP_KERNEL, ZERO
 from concmem.mm.slab_flags import SLAB_TYPESAFE_BY_RCU
@@ -265,3 +267,33 @@ def test_with_debug_caches() -> None:
 def test_bad_value(value: Any) -> None:
     with pytest.raises(BadArgument, match=r"^kasan: "):
         Machine(cpus=1, memory="32M", kasan=value)
+
+
+def test_a_cache_is_destroyed_while_its_object_leaves_quarantine() -> None:
+    """Whoever destroys it waits for the CPU that frees the object for good, at every moment of that."""
+
+    def program(rt: ControlledRuntime) -> Program:
+        m = Machine(memory="4M", kasan=True, runtime=rt)
+        kasan = m.kernel.debug.kasan
+        gone, other = m.kmem_cache_create("gone", 4096), m.kmem_cache_create("other", 4096)
+
+        def fill() -> int:
+            oldest = gone.alloc()
+            addresses = [other.alloc() for _ in range(15)]
+            assert oldest is not None
+            gone.free(oldest)
+            for address in addresses[1:]:
+                assert address is not None
+                other.free(address)
+            # 64 KiB are what a CPU keeps: one more, and it leaves.
+            assert kasan is not None
+            assert len(kasan.quarantine.addresses) == 64 * 1024 // gone.size
+            assert oldest in kasan.quarantine.addresses
+            assert addresses[0] is not None
+            return addresses[0]
+
+        last = on_cpu(m, fill)
+        return Program([lambda: other.free(last), gone.destroy], verify=m.verify)
+
+    outcome = explore.check(program, "pct", 60, cpus=2)
+    assert outcome.failure is None, outcome.failure

@@ -6,6 +6,7 @@ import pytest
 
 from concmem.errors import BadArgument, CacheBusy, MemoryCorruption
 from concmem.machine import Machine
+from concmem.mm.debug.report import MAX_REPORTS
 
 from ..helpers import on_cpu
 from ..slab_helpers import create
@@ -99,4 +100,31 @@ def test_objects_remaining(letters: str) -> None:
         assert ("Allocated in" in text) == (letters == "FZPU")
         on_cpu(m, c.free, address)
         on_cpu(m, c.destroy)
+        m.verify()
+
+
+@pytest.mark.parametrize("letters", ["FZPU", "Z", "P", "F"])
+def test_verify_finds_nothing_where_nothing_is(letters: str) -> None:
+    """Whatever lies before the first object of a slab."""
+    with debug_cache(letters) as (m, c):
+        addresses = on_cpu(m, c.alloc_bulk, 31)
+        m.verify()
+        on_cpu(m, c.free_bulk, addresses)
+        m.verify()
+
+
+def test_what_there_was_no_room_for_is_raised_too() -> None:
+    """Reports are kept up to a number; that there was one more is not lost."""
+    with debug_cache() as (m, c):
+        address = on_cpu(m, c.alloc)
+        assert address is not None
+        for _ in range(MAX_REPORTS):
+            m.memory.write(address + 40, b"X")
+            c.validate()
+        with pytest.raises(MemoryCorruption, match=r"(?s)Right Redzone.*999 more"):
+            m.verify()
+        m.memory.write(address - 1, b"X")
+        with pytest.raises(MemoryCorruption, match="Left Redzone"):
+            m.verify()
+        assert len(m.debug_reports) == MAX_REPORTS
         m.verify()
