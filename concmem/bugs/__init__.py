@@ -43,6 +43,6 @@ def find_bug(name: str) -> Bug:
         BadArgument: there is none.
     """
     for bug in all_bugs():
-        if name in (bug.name, bug.number):
+        if name.lower() in (bug.name, bug.number.lower()):
             return bug
     raise BadArgument(f"bug: there is no {name!r}; concmem bugs lists them")

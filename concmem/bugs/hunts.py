@@ -45,6 +45,8 @@ class Hunt:
     kind: str | None
     """Of the failure."""
     seconds: float
+    error: str | None = None
+    """Why the program could not be run."""
     other: str | None = None
     """A failure that is not what the bug leads to; that counts as not found."""
 
@@ -59,11 +61,16 @@ def hunt(bug: Bug, scheduler: str, seeds: int, executions: int, seconds: float) 
     if scheduler in SYSTEMATIC:
         seeds = 1
     start = perf_counter()
-    needed, failures, other, tried = [], [], None, 0
+    needed, failures, tried = [], [], 0
+    other = error = None
     for seed in range(seeds):
-        outcome = explore.check(
-            bug.program, scheduler, executions, seed, seconds=seconds, **bug.options
-        )
+        try:
+            outcome = explore.check(
+                bug.program, scheduler, executions, seed, seconds=seconds, **bug.options
+            )
+        except Exception as raised:  # one bug that cannot be run does not cost the others' results
+            error = repr(raised)
+            break
         tried += outcome.executions
         failure = outcome.failure
         if failure is None:
@@ -86,6 +93,7 @@ def hunt(bug: Bug, scheduler: str, seeds: int, executions: int, seconds: float) 
         schedule=best.schedule if best is not None else None,
         kind=best.kind if best is not None else None,
         seconds=perf_counter() - start,
+        error=error,
         other=other,
     )
 

@@ -33,7 +33,9 @@ examples:
 
 A cell of the table is the number of executions to the first failure, the median of those seeds from which
 the bug was found, and after a slash the preemptions that are left after shrinking: 12/1. "2:12/1" was
-found from only 2 of the seeds; "-" from none.
+found from only 2 of the seeds; "-" from none; "other": something failed that is not what the bug leads to;
+"error": the program could not be run; empty: not hunted. In the list, "depth" is the number of ordering
+constraints that a schedule must meet, and "schedules" says who finds the bug within how many of them.
 
 exit status: 0, or with --all 1 when some bug was found by no scheduler; 2 bad usage, 130 interrupted.
 """
@@ -84,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the sub-command; the exit status."""
     from concmem.bugs import all_bugs, find_bug
 
+    if args.scheduler is not None and not args.hunt:
+        raise BadArgument("--scheduler: is for --all")
     if args.markdown is not None and not args.hunt:
         raise BadArgument("--markdown: is for --all")
     json = JsonTarget(args.json) if args.json is not None else None
@@ -221,9 +225,16 @@ def _print_table(
     console = make_console(out)
     console.print(table)
     shown = {each.bug for each in found if each.found}
-    missed = [bug.name for bug in bugs if bug.name not in shown]
+    hunted = {each.bug for each in found}
+    missed = [bug.name for bug in bugs if bug.name in hunted - shown]
+    left = len(bugs) - len(hunted)
+    for each in found:
+        if each.error is not None:
+            console.print(f"{each.bug} with {each.scheduler}: {each.error}")
     console.print(
-        f"{len(shown)} of {len(bugs)} found" + (f"; not: {', '.join(missed)}" if missed else "")
+        f"{len(shown)} of {len(bugs)} found"
+        + (f"; not: {', '.join(missed)}" if missed else "")
+        + (f"; interrupted, {left} not hunted" if left else "")
     )
 
 
@@ -251,6 +262,8 @@ def _markdown(bugs: Sequence[Bug], schedulers: Sequence[str], found: Sequence[Hu
 def _cell(result: Hunt | None) -> str:
     if result is None:
         return ""
+    if result.error is not None:
+        return "error"
     if not result.found:
         return "other" if result.other else "-"
     seeds = f"{result.found}:" if result.found < result.seeds else ""

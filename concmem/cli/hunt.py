@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from concmem.cli import targets
-from concmem.cli.output import BROKEN, CLEAN, INTERRUPTED
-from concmem.errors import BadArgument
+from concmem.cli.output import BROKEN, CLEAN, INTERRUPTED, USAGE, complain
+from concmem.errors import BadArgument, ConcmemError
 
 if TYPE_CHECKING:
     from concmem.explore import Outcome, Scheduler
+
+RANDOM: Final = ("random", "pct", "pos", "urw", "surw")
 
 SCHEDULERS: Final = ("random", "pct", "pos", "urw", "surw", "pb", "db", "dfs", "dpor", "rr")
 
@@ -42,7 +46,8 @@ mytests.py, in this directory, might be:
       return explore.Program([body, body], after)
 
 schedulers: random (each choice alike), pct (finds bugs of --depth with a known probability), pos,
-  urw, surw (sample other spaces), pb, db (few preemptions or delays first), dfs, dpor (everything).
+  urw, surw (sample other spaces), pb, db (few preemptions or delays first), dfs, dpor (everything),
+  rr (one schedule, with a switch at every step). Random ones begin with the schedule without preemptions.
 
 exit status: 0 nothing found, 1 found, 2 bad usage, 130 interrupted and nothing found until then.
 """
@@ -89,19 +94,38 @@ def run(args: argparse.Namespace) -> int:
     if executions is None:
         executions = 10_000 if args.seconds is None else 1 << 62
     options: dict[str, Any] = targets.execution_options(args)
-    with HuntProgress(executions, args.seconds, quiet=args.no_progress) as progress:
-        outcome = explore.check(
-            program,
-            scheduler,
-            executions,
-            args.seed,
-            seconds=args.seconds,
-            shrink=not args.no_shrink,
-            pin=not args.no_pin,
-            progress=progress,
-            **options,
+    options |= {"shrink": not args.no_shrink, "pin": not args.no_pin}
+
+    def search() -> Outcome:
+        if args.scheduler in RANDOM:
+            # What needs no preemption at all, random schedulers may miss where bodies are of unequal length.
+            first = explore.check(program, "pb", 1, **options)
+            if first.failure is not None:
+                return first
+        with HuntProgress(executions, args.seconds, quiet=args.no_progress) as progress:
+            return explore.check(
+                program, scheduler, executions, args.seed,
+                seconds=args.seconds, progress=progress, **options,
+            )  # fmt: skip
+
+    outcome = run_program(search)
+    return USAGE if outcome is None else show(args, outcome, outputs)
+
+
+def run_program(search: Callable[[], Outcome]) -> Outcome | None:
+    """What *search* gives; ``None``, and a line says so, where the program cannot even be made."""
+    try:
+        return search()
+    except (ConcmemError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        place = frames[-1]
+        complain(
+            f"target: the program raised {error!r} when it was called with a runtime, at "
+            f"{place.filename}:{place.lineno} {place.name}"
         )
-    return show(args, outcome, outputs)
+        return None
 
 
 def show(args: argparse.Namespace, outcome: Outcome, outputs: Any) -> int:

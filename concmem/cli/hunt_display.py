@@ -112,12 +112,18 @@ class Outputs:
             path.write_text(text, encoding="utf-8")
 
 
+def _command(outcome: Outcome, args: argparse.Namespace) -> str:
+    if outcome.scheduler == "replay":
+        return f"{command_line('replay', args.target, {})} '{args.schedule}'"
+    return command_line("hunt", args.target, {"scheduler": outcome.scheduler, "seed": outcome.seed})
+
+
 def outcome_json(outcome: Outcome, args: argparse.Namespace) -> dict[str, Any]:
     """*outcome* as plain data."""
     failure = outcome.failure
     return {
         "concmem": concmem.__version__,
-        "command": command_line("hunt", args.target, {"seed": outcome.seed}),
+        "command": _command(outcome, args),
         "target": args.target,
         "scheduler": outcome.scheduler,
         "seed": outcome.seed,

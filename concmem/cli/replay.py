@@ -44,15 +44,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Run the sub-command; the exit status."""
     from concmem import explore
-    from concmem.cli.hunt import show
+    from concmem.cli.hunt import run_program, show
     from concmem.cli.hunt_display import Outputs
 
     schedule = explore.Schedule.parse(args.schedule)
     outputs = Outputs(args)
     program = targets.load_target(args)
+    options = targets.execution_options(args)
     try:
-        outcome = explore.replay(program, schedule, **targets.execution_options(args))
+        outcome = run_program(lambda: explore.replay(program, schedule, **options))
     except ReplayDiverged as error:
-        complain(f"the replay diverged: {error}")
+        complain(f"the replay diverged, so the program, or an option, is not what it was: {error}")
         return USAGE
-    return show(args, outcome, outputs)
+    return USAGE if outcome is None else show(args, outcome, outputs)

@@ -109,7 +109,7 @@ def _load_by_name(args: argparse.Namespace) -> Callable[[ControlledRuntime], Pro
     from concmem.bugs import all_bugs
 
     for bug in all_bugs():
-        if args.target in (bug.name, bug.number):
+        if args.target.lower() in (bug.name, bug.number.lower()):
             break
     else:
         names = ", ".join(WORKLOADS)

@@ -19,6 +19,13 @@ from concmem.explore.shrink import minimize
 EXECUTIONS: Final = 10_000
 SHRINK_SECONDS: Final = 5.0
 
+SUSPECTED: Final = 100
+SUSPECTED_SECONDS: Final = 5.0
+"""
+How long is looked on for something worse once the lock validator has reported: so many executions besides twice
+those that it took, and not more than so many seconds.
+"""
+
 
 @dataclass
 class Coverage:
@@ -218,7 +225,11 @@ def _search(
                 failure.executions = outcome.executions
                 if failure.kind == "lockdep":
                     # What could go wrong; perhaps some schedule shows that it does.
-                    suspicion = suspicion or failure
+                    if suspicion is None:
+                        suspicion = failure
+                        executions = min(executions, 2 * outcome.executions + SUSPECTED)
+                        left = now - start + SUSPECTED_SECONDS
+                        seconds = left if seconds is None else min(seconds, left)
                     continue
                 outcome.failure = failure
                 outcome.ended_by = "failure"
@@ -230,7 +241,8 @@ def _search(
                 outcome.bound = None if coverage.leaves_out else policy.bound
                 progress(outcome)
     finally:
-        outcome.failure = outcome.failure or suspicion
+        if outcome.failure is None and suspicion is not None:
+            outcome.failure, outcome.ended_by = suspicion, "failure"
         outcome.exhausted = outcome.exhausted and outcome.failure is None
         outcome.seconds = perf_counter() - start
         outcome.bound = None if coverage.leaves_out else policy.bound
@@ -242,6 +254,8 @@ def _explain(runner: Runner, failure: Failure, shrink: bool) -> None:
     schedule = Schedule.parse(failure.schedule)
     failure.original_schedule = failure.schedule
     failure.options = runner.options()
+    if failure.kind == "hang":  # each execution more would take as long again
+        return
     if shrink:
         schedule = minimize(runner, schedule, failure.identity, SHRINK_SECONDS)
     again = _replay(runner, schedule)
@@ -286,6 +300,7 @@ def replay(
     start = perf_counter()
     with runner.session():
         outcome.failure = _replay(runner, wanted, strict)
+        outcome.steps = runner.last_steps
     outcome.seconds = perf_counter() - start
     if outcome.failure is not None:
         outcome.failure.executions = 1

@@ -51,7 +51,10 @@ STEP_NS: Final = 1000
 BOOT_STEPS: Final = 1000
 """A kernel thread that is started at boot runs at once, until it waits or for so many steps."""
 
-PATIENCE: Final = 20.0
+PATIENCE: Final = 10.0
+
+LAST_LOOKS: Final = 30
+"""Times a tenth of a second that an impatient Ctrl-C waits for a CPU that may hang."""
 
 LIVELOCK_CHECK: Final = 1000
 """Calls of ``cpu_relax`` between two looks whether anything has changed."""
@@ -660,10 +663,14 @@ class Execution:
         except BaseException:  # Ctrl-C: have the baton back before anything else
             self._choose = lambda _enabled, _current: self.driver
             # It may have come back just before the signal: then the gate is closed again already.
-            while self.current is not None or gate.is_open(0.1):
+            for _ in range(LAST_LOOKS):
                 if gate.is_open(0.1):
                     gate.wait()
                     break
+                if self.current is None:
+                    break
+            else:
+                self.hung = True
             raise
 
     def interrupt(self) -> None:

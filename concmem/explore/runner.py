@@ -83,6 +83,8 @@ class Runner:
         self.crew = Crew(pin)
         self._program: Program | None = None
         self._interrupted = False
+        self.last_steps = 0
+        """Of the last execution."""
         self._orders: Lockdep | None = Lockdep()
         """Orders of locks that were seen, as long as no rule is broken."""
 
@@ -183,6 +185,7 @@ class Runner:
                 self.crew.lose()
             else:
                 rt.shutdown()
+        self.last_steps = execution.step
         scheduler.end(execution)
         if self._orders is not None and execution.finding is None and not traced:
             self._judge_alone(execution, dropped)

@@ -19,7 +19,7 @@ def summarize(outcome: Outcome, look: Look | None = None) -> str:
     if outcome.failure is not None:
         return render_failure(outcome.failure, _how_found(outcome, outcome.failure), look)
     verdict = f"Nothing found: {_ran(outcome)}."
-    lines = [verdict, _meaning(outcome), _not_covered(outcome)]
+    lines = [verdict, _nothing_seen(outcome), _meaning(outcome), _not_covered(outcome)]
     return "\n".join(look.wrap(line, "  ") for line in lines if line)
 
 
@@ -38,6 +38,16 @@ def _ran(outcome: Outcome) -> str:
 
 
 # -- a pass
+
+
+def _nothing_seen(outcome: Outcome) -> str:
+    """A warning where there was nothing to choose."""
+    if outcome.steps or not outcome.executions:
+        return ""
+    return (
+        "No CPU came to a scheduling point, so there was one schedule only. What CPUs share must be made by the "
+        "runtime (cells, atomics, locks, queues) or watched (explore.shared, rt.watch) to be seen."
+    )
 
 
 def _meaning(outcome: Outcome) -> str:
