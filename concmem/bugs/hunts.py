@@ -76,7 +76,7 @@ def hunt(bug: Bug, scheduler: str, seeds: int, executions: int, seconds: float) 
         if failure is None:
             continue
         if bug.is_shown_by(failure.kind, failure.error):
-            needed.append(outcome.executions)
+            needed.append(failure.executions)
             failures.append(failure)
         else:
             other = f"{failure.kind}: {type(failure.error).__name__}"
