@@ -202,10 +202,12 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"could share slabs: {', '.join(group.names)} ({size(group.saved)} less)"
     if report.mempools is not None:
         yield _mempool_line(report.mempools)
+    is_whole = not report.run.interrupted and all(phase.complete for phase in report.run.phases)
+    until = "" if is_whole else " until the run was broken off"
     if report.leaks == ():
-        yield "kmemleak found no leak"
+        yield f"kmemleak found no leak{until}"
     if report.bad_accesses == ():
-        yield "slab debugging found no illegal access"
+        yield f"slab debugging found no illegal access{until}"
     for access in report.bad_accesses or ():
         yield f"{access.cache}: {access.kind}, {plural(access.reports, 'report')}; the first:"
         yield access.text
