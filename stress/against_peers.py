@@ -26,7 +26,16 @@ PAIRS = 10
 
 def measure_concmem(scheduler: str, seconds: float) -> float:
     from concmem import explore
-    from concmem.workloads.bench_explore import two_cpus
+
+    def two_cpus(rt: explore.ControlledRuntime) -> explore.Program:
+        lock = rt.spinlock("lock")
+
+        def body() -> None:
+            for _ in range(PAIRS):
+                lock.acquire()
+                lock.release()
+
+        return explore.Program([body, body])
 
     explore.check(two_cpus, scheduler, 20)
     outcome = explore.check(two_cpus, scheduler, 1 << 40, seconds=seconds)

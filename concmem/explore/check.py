@@ -254,9 +254,11 @@ def _explain(runner: Runner, failure: Failure, shrink: bool) -> None:
     schedule = Schedule.parse(failure.schedule)
     failure.original_schedule = failure.schedule
     failure.options = runner.options()
-    if failure.kind == "hang":  # each execution more would take as long again
-        return
-    if shrink:
+    if (
+        failure.kind == "hang"
+    ):  # each execution more takes as long again: once more, to see it, not so patiently
+        runner.patience = 2.0
+    elif shrink:
         schedule = minimize(runner, schedule, failure.identity, SHRINK_SECONDS)
     again = _replay(runner, schedule)
     if again is None or again.identity != failure.identity:

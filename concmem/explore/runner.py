@@ -83,6 +83,8 @@ class Runner:
         self.crew = Crew(pin)
         self._program: Program | None = None
         self._interrupted = False
+        self.patience: float | None = None
+        """Seconds without a step after which a CPU is taken to hang, if not the usual ones."""
         self.last_steps = 0
         """Of the last execution."""
         self._orders: Lockdep | None = Lockdep()
@@ -148,6 +150,8 @@ class Runner:
             early_timeouts=limits.early_timeouts,
             spurious_wakeups=limits.spurious_wakeups,
         )
+        if self.patience is not None:
+            execution.patience = self.patience
         if "lockdep" in limits.detectors:
             execution.lockdep = Validator(None if traced else self._orders)
         rt = ControlledRuntime(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from concmem import Machine
+from concmem.mm.gfp import MEMALLOC
 from concmem.mm.kmem_cache import KmemCache
 from concmem.mm.page import Page
 from concmem.mm.page_table import PageTable
@@ -292,7 +293,7 @@ def test_an_rcu_reader_sees_the_type_change_only_without_a_grace_period(
             published.change_one(worker)  # which frees it
             machine.slab.find("test-rcu-120").shrink()
             pages = []
-            while (page := machine.alloc_pages(0, 0)) is not None:
+            while (page := machine.alloc_pages(0, MEMALLOC)) is not None:  # no mark holds it up
                 machine.memory.fill(machine.page_address(page), 4096, 0xFF)
                 pages.append(page)
             for page in pages:
