@@ -79,8 +79,9 @@ def test_no_thread_and_no_memory_is_left(program: explore.check.MakeProgram) -> 
     grown = psutil.Process().memory_info().rss - before
     assert threading.active_count() == threads
     assert psutil.Process().num_fds() == descriptors
-    # 10,000 executions that kept no more than their trace would be some 50 MB.
-    assert grown < 8 << 20
+    # 10,000 executions that kept no more than their trace would be some 50 MB. An allocator may keep some of
+    # what others have freed, the more so in a process that has run many tests.
+    assert grown < 20 << 20
 
 
 FAILING = {"counter": "v1:1.0", "abba": "v1:1.0", "sleeper_without_waker": "v1:"}
