@@ -19,6 +19,7 @@ compare-exchange.
 from __future__ import annotations
 
 from concmem.bugs.bug import Bug, Classes
+from concmem.bugs.pair_view import PairView
 from concmem.explore import ControlledRuntime, Program
 from concmem.machine import Machine
 from concmem.mm.page import Page
@@ -26,32 +27,15 @@ from concmem.mm.slab_page import SlabPages
 from concmem.runtime.api import Pair, Runtime
 
 
-class _WideStore:
+class _WideStore(PairView):
     """Compares and exchanges under the slab's lock; its store takes the reference count along."""
 
-    __slots__ = ("_lock", "_pair", "_slab", "set")
+    __slots__ = ("_lock", "_slab")
 
     def __init__(self, rt: Runtime, slab: Page, pair: Pair) -> None:
+        super().__init__(pair)
         self._lock = rt.spinlock("slab_lock", irqsave=True)
         self._slab = slab
-        self._pair = pair
-        self.set = pair.set
-
-    @property
-    def first(self) -> int:
-        return self._pair.first
-
-    @first.setter
-    def first(self, value: int) -> None:
-        self._pair.first = value
-
-    @property
-    def second(self) -> int:
-        return self._pair.second
-
-    @second.setter
-    def second(self, value: int) -> None:
-        self._pair.second = value
 
     def try_cmpxchg(
         self, old_first: int, old_second: int, new_first: int, new_second: int, /

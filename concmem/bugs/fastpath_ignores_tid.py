@@ -18,37 +18,18 @@ id that every change of the free list bumps, compared together with the head.
 from __future__ import annotations
 
 from concmem.bugs.bug import Bug, Classes
+from concmem.bugs.pair_view import PairView
 from concmem.explore import ControlledRuntime, Program
 from concmem.machine import Machine
 from concmem.mm.gfp import GFP_ATOMIC
 from concmem.mm.kmem_cache_cpu import KmemCacheCpu
-from concmem.runtime.api import Pair, Runtime
+from concmem.runtime.api import Runtime
 
 
-class _HeadOnly:
+class _HeadOnly(PairView):
     """A pair that compares its first word only."""
 
-    __slots__ = ("_pair", "set")
-
-    def __init__(self, pair: Pair) -> None:
-        self._pair = pair
-        self.set = pair.set
-
-    @property
-    def first(self) -> int:
-        return self._pair.first
-
-    @first.setter
-    def first(self, value: int) -> None:
-        self._pair.first = value
-
-    @property
-    def second(self) -> int:
-        return self._pair.second
-
-    @second.setter
-    def second(self, value: int) -> None:
-        self._pair.second = value
+    __slots__ = ()
 
     def try_cmpxchg(
         self, old_first: int, old_second: int, new_first: int, new_second: int, /

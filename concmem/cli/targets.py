@@ -106,17 +106,16 @@ def _load_by_name(args: argparse.Namespace) -> Callable[[ControlledRuntime], Pro
         if args.cpus is None:
             args.cpus = 2
         return hunting_program(args.target, OPERATIONS if args.ops is None else args.ops)
-    from concmem.bugs import all_bugs
+    from concmem.bugs import find_bug
 
-    for bug in all_bugs():
-        if args.target.lower() in (bug.name, bug.number.lower()):
-            break
-    else:
+    try:
+        bug = find_bug(args.target)
+    except BadArgument:
         names = ", ".join(WORKLOADS)
         raise BadArgument(
             f"target: {args.target!r} is neither module:function nor a workload ({names}) nor a planted "
             "bug, which concmem bugs lists"
-        )
+        ) from None
     if args.ops is not None:
         raise BadArgument("ops: is for workloads; a bug decides itself what its CPUs do")
     args.target = bug.name
