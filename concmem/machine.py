@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
@@ -20,6 +19,7 @@ from concmem.mm.statistics import CpuStatistics, MachineStatistics
 from concmem.reports.procfs import FILES, ProcFs, Renderer
 from concmem.runtime.api import Runtime
 from concmem.runtime.free import FreeRuntime
+from concmem.runtime.interpreter import has_gil
 from concmem.runtime.jitter import JitterRuntime
 from concmem.runtime.lockstat import LockClassStatistics
 from concmem.units import format_size
@@ -36,7 +36,7 @@ def make_runtime(
     if isinstance(runtime, Runtime):
         return runtime
     if runtime == "auto":
-        runtime = "free" if not getattr(sys, "_is_gil_enabled", lambda: True)() else "jitter"
+        runtime = "jitter" if has_gil() else "free"
     if runtime == "free":
         return FreeRuntime(cpus, seed=seed, lockstat=lockstat, lockdep=lockdep, pin=pin)
     if runtime == "jitter":

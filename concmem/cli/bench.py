@@ -10,6 +10,7 @@ from typing import Final
 
 from concmem.cli import bench_sct
 from concmem.cli.output import CLEAN, JsonTarget
+from concmem.runtime.interpreter import has_gil
 
 DESCRIPTION: Final = """\
 Measure speed and memory as ratios within one run: allocate/free pairs of pages and of objects against
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         if sys.stderr.isatty():
             print(f"measuring {number} of {len(BENCHMARKS)} ...", end="\r", file=sys.stderr)
         measures.append(benchmark())
-    gil = "GIL" if getattr(sys, "_is_gil_enabled", lambda: True)() else "free-threaded"
+    gil = "GIL" if has_gil() else "free-threaded"
     python = f"Python {platform.python_version()}, {gil}"
     table = make_table(python, ("what", "median", "min", "max", "unit", "goal"))
     for measure in measures:

@@ -32,7 +32,20 @@ _BOTTOM: Final = (Execution._run_body.__code__, Execution.run_handler.__code__)
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 """In a ``repr``: other in each run."""
 
-_brief: Final = reprlib.Repr()
+
+class _Brief(reprlib.Repr):
+    """Short, and without addresses: taken out first, since their length is other in each run, too."""
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        """Of whatever is no number, string or container."""
+        text = _ADDRESS.sub("", repr(x))
+        if len(text) <= self.maxother:
+            return text
+        head = (self.maxother - 3) // 2
+        return f"{text[:head]}...{text[head + 3 - self.maxother :]}"
+
+
+_brief: Final = _Brief()
 _brief.maxstring = _brief.maxother = 40
 
 
@@ -110,7 +123,7 @@ def show(value: Any) -> str:
 def _show_value(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 1 << 32:
         return hex(value)
-    return _ADDRESS.sub("", _brief.repr(value))
+    return _brief.repr(value)
 
 
 def handler_name(handler: Any) -> str:

@@ -29,6 +29,7 @@ from concmem.explore.scheduler import Scheduler
 from concmem.explore.schedulers.replay import Replay
 from concmem.explore.stuck import Finding
 from concmem.explore.trace import TracedExecution
+from concmem.runtime.interpreter import has_gil
 from concmem.runtime.lockdep import Lockdep
 
 MakeProgram: TypeAlias = Callable[[ControlledRuntime], Program]
@@ -104,13 +105,16 @@ class Runner:
             if before is signal.default_int_handler:
                 signal.signal(signal.SIGINT, self._on_sigint)
         # What is there now stays there: the collector need not look at it again and again. A machine is full
-        # of circles, so it has to look at each execution's rest quite often.
-        gc.freeze()
+        # of circles, so it has to look at each execution's rest quite often. Without a GIL this walks the whole
+        # heap, 10 ms and more, and gains nothing: there are no generations.
+        if has_gil():
+            gc.freeze()
         try:
             with self.crew.pinned():
                 yield self
         finally:
-            gc.unfreeze()
+            if has_gil():
+                gc.unfreeze()
             if before is signal.default_int_handler:
                 signal.signal(signal.SIGINT, before)
             self.crew.dismiss()

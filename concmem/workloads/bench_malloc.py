@@ -6,13 +6,13 @@ from time import thread_time
 
 from concmem.errors import ConcmemError
 from concmem.machine import Machine
+from concmem.runtime.interpreter import has_gil
 from concmem.user.process import UserProcess
 from concmem.workloads.bench_tools import (
     EFFORT,
     Body,
     Measure,
     in_floors,
-    is_free_threaded,
     make_measure,
     scaling,
 )
@@ -62,5 +62,5 @@ def bench_malloc_scaling() -> Measure:
     with Machine(cpus=2, memory="64M", pin=True) as machine:
         body = _churn(_process(machine), SIZE, EFFORT.churn_pairs)
         ratios = scaling(machine, body, EFFORT.churn_pairs)
-    goal = "at least 1.7" if is_free_threaded() else "(a GIL: about 1)"
+    goal = "(a GIL: about 1)" if has_gil() else "at least 1.7"
     return make_measure("work of 2 CPUs / 1 CPU, malloc from tcaches", ratios, "x", goal)

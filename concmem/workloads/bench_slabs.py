@@ -6,12 +6,12 @@ from time import thread_time
 
 from concmem.machine import Machine
 from concmem.mm.kmem_cache import KmemCache
+from concmem.runtime.interpreter import has_gil
 from concmem.workloads.bench_tools import (
     EFFORT,
     Body,
     Measure,
     in_floors,
-    is_free_threaded,
     make_measure,
     scaling,
 )
@@ -86,7 +86,7 @@ def bench_slab_scaling() -> Measure:
     with Machine(cpus=2, memory="256M", pin=True) as machine:
         body = _churn(_cache(machine), EFFORT.churn_pairs)
         ratios = scaling(machine, body, EFFORT.churn_pairs)
-    goal = "at least 1.7" if is_free_threaded() else "(a GIL: about 1)"
+    goal = "(a GIL: about 1)" if has_gil() else "at least 1.7"
     return make_measure("work of 2 CPUs / 1 CPU, local slab churn", ratios, "x", goal)
 
 

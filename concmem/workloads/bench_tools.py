@@ -8,7 +8,6 @@ of the rounds' ratios counts, so that a host whose speed drifts does not decide.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
@@ -53,11 +52,6 @@ class Measure:
 def make_measure(name: str, ratios: list[float], unit: str, goal: str) -> Measure:
     """The median of *ratios*, with its range."""
     return Measure(name, median(ratios), min(ratios), max(ratios), unit, goal)
-
-
-def is_free_threaded() -> bool:
-    """Whether the interpreter runs without a GIL."""
-    return not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class _Stack:

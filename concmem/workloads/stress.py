@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from concmem.errors import ConcmemError
 from concmem.reports.flows import event_totals, since
 from concmem.reports.run.rows import BadAccess
+from concmem.runtime.interpreter import has_gil
 from concmem.workloads.director import Director, describe, memory_in_use
 from concmem.workloads.host import HostUse, sample
 from concmem.workloads.observer import Observer
@@ -219,7 +220,7 @@ class _Run:
         result = StressResult(
             scenario=describe(self.scenario),
             runtime=machine.runtime.name,
-            gil=getattr(sys, "_is_gil_enabled", lambda: True)(),
+            gil=has_gil(),
             cpus=self._cpu_results(),
             phases=list(director.phases),
             seconds=self._seconds,
