@@ -53,6 +53,10 @@ BOOT_STEPS: Final = 1000
 
 PATIENCE: Final = 10.0
 
+LOOKS: Final = 10
+"""Times that the driver looks for a step within its patience. It shares the host CPU with what it looks at, so
+a host that stands still for a while, which a virtual machine does, costs one look and not all patience."""
+
 LAST_LOOKS: Final = 30
 """Times a tenth of a second that an impatient Ctrl-C waits for a CPU that may hang."""
 
@@ -653,12 +657,14 @@ class Execution:
     def _wait_for_baton(self) -> None:
         gate = self.driver.gate
         try:
-            step = -1
-            while not gate.is_open(self.patience):
-                if self.step == step:
+            step, looks = -1, 0
+            while not gate.is_open(self.patience / LOOKS):
+                if self.step != step:
+                    step, looks = self.step, 0
+                elif looks == LOOKS:
                     hang(self)
                     return
-                step = self.step
+                looks += 1
             gate.wait()
         except BaseException:  # Ctrl-C: have the baton back before anything else
             self._choose = lambda _enabled, _current: self.driver

@@ -20,21 +20,24 @@ from concmem.testing.recording import (
     raise_failure,
     run_once,
 )
-from concmem.testing.strategies import preemptions
+from concmem.testing.strategies import placed
 
 RESERVED = frozenset(("cpu", "preempt"))
 
 
 @st.composite
 def _cpus(draw: st.DrawFn) -> int:
+    """Draws the preemptions, too; see `placed`. Arguments are drawn by name, so ``cpu`` is before ``preempt``."""
     machine: ConcurrentStateMachine = draw(st.runner())
-    return draw(st.integers(0, machine.cpus - 1))
+    place = placed(machine.cpus, machine.preemptions, machine.points, 2)
+    cpu, machine.drawn_preemptions = draw(place)
+    return cpu
 
 
 @st.composite
 def _preemptions(draw: st.DrawFn) -> list[Preemption]:
     machine: ConcurrentStateMachine = draw(st.runner())
-    return draw(preemptions(machine.preemptions, machine.points))
+    return machine.drawn_preemptions
 
 
 def operation(
@@ -110,6 +113,8 @@ class ConcurrentStateMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.recording = Recording()
+        self.drawn_preemptions: list[Preemption] = []
+        """Of the operation that is being drawn."""
 
     def setup(self, rt: ControlledRuntime) -> None:
         """Make what the operations work on, from scratch. On no CPU."""

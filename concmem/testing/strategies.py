@@ -52,6 +52,12 @@ def preemptions(
         choices: how many others there are to go on.
     """
     _check(points=points, choices=choices)
+    return _preemptions(0, most, points, choices)
+
+
+def _preemptions(
+    least: int, most: int, points: int, choices: int
+) -> st.SearchStrategy[list[Preemption]]:
     if most == 0:
         return st.just([])
     # Fast paths have few points, so one of the first is as likely as one of all.
@@ -62,7 +68,33 @@ def preemptions(
         operations=st.integers(1, IN_BETWEEN),
         to=st.integers(0, choices - 1),
     )
-    return st.lists(one, max_size=most, unique_by=lambda each: each.after).map(sorted)
+    unique: Any = lambda each: each.after  # noqa: E731
+    return st.lists(one, min_size=least, max_size=most, unique_by=unique).map(sorted)
+
+
+def placed(
+    cpus: int, most: int, points: int, choices: int
+) -> st.SearchStrategy[tuple[int, list[Preemption]]]:
+    """
+    The CPU of an operation and its preemptions, of which there are at most *most*.
+
+    An operation without preemptions is a single choice of Hypothesis's, which leaves out at most five choices in
+    one go when it shrinks: as two, most operations would be too long to be left out.
+    """
+    several = [_preemptions(count, count, points, choices) for count in range(most + 1)]
+
+    def with_preemptions(number: int) -> st.SearchStrategy[tuple[int, list[Preemption]]]:
+        count, cpu = divmod(number, cpus)
+        return st.tuples(st.just(cpu), several[count])
+
+    return st.integers(0, cpus * (most + 1) - 1).flatmap(with_preemptions)
+
+
+def _call(
+    place: tuple[int, list[Preemption]], name: str, arguments: dict[str, Any], last: int = 0
+) -> Call:
+    cpu, preempt = place
+    return Call(cpu, name, arguments, preempt, last)
 
 
 def programs(
@@ -96,24 +128,21 @@ def programs(
         "alloc_pages": {"order": st.integers(0, 3)},
         "vmalloc": {"pages": st.integers(1, 4)},
     }
-    common: dict[str, Any] = {
-        "cpu": st.integers(0, cpus - 1),
-        "preempt": preemptions(1, points, max(1, cpus - 1)),
-    }
+    place = placed(cpus, 1, points, max(1, cpus - 1))
     allocations = [
         st.builds(
-            Call,
+            _call,
             name=st.just(name),
             arguments=st.fixed_dictionaries(
                 {**arguments.get(name, {}), "gfp": st.sampled_from(flags)}
             ),
-            **common,
+            place=place,
         )
         for name in operations
     ]
     # Counted backwards, so that it stays the same when earlier calls are left out.
     free = st.builds(
-        Call, name=st.just("free"), arguments=st.just({}), last=st.integers(0, 3), **common
+        _call, name=st.just("free"), arguments=st.just({}), last=st.integers(0, 3), place=place
     )
     calls = st.lists(st.one_of(st.one_of(allocations), free), max_size=most)
     return calls.map(lambda calls: AllocatorProgram(calls, cpus=cpus, **machine))
