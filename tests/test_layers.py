@@ -18,9 +18,9 @@ FLOORS = {
     "units": {"errors"},
     "runtime": {"errors", "units"},
     "mm": {"errors", "units", "runtime.api"},
-    # Besides the seam, what knows no mode: guards, per-CPU offsets, the lock validator.
+    # Besides the seam, what knows no mode: guards, per-CPU offsets, the interpreter, the lock validator.
     "explore": {"errors", "units", "runtime.api"}
-    | {"runtime.guarded", "runtime.percpu"}
+    | {"runtime.guarded", "runtime.interpreter", "runtime.percpu"}
     | {"runtime.lockdep", "runtime.lockdep_classes"},
     "user": {"errors", "units", "runtime.api", "mm"},
     "reports": {"errors", "units", "mm.statistics", "mm.migratetype", "mm.slab_flags"}
