@@ -120,7 +120,7 @@ class Kmalloc:
         self._vmalloc = vmalloc
         self.caches: dict[str, dict[int, KmemCache]] = {
             kind.prefix: {
-                size: slab.create(
+                size: slab.create_boot_cache(
                     f"{kind.prefix}{size_name(size)}",
                     size,
                     align=size & -size,  # powers of two are naturally aligned; 96: 32, 192: 64

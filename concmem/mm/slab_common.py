@@ -170,6 +170,19 @@ class SlabCommon:
         self.sysfs.uevent(name)
         return s
 
+    def create_boot_cache(
+        self, name: str, size: int, align: int, flags: int, usersize: int
+    ) -> KmemCache:
+        """
+        Make a cache of the allocator's own, early in the boot (``create_boot_cache``).
+
+        Nobody else is there yet: no lock, and nothing to share it with.
+        """
+        flags = self.debug.options.flags_for(name, flags)
+        s = self._names[name] = self._make(name, size, align, flags, None, usersize)
+        self._slab_caches.append(s)
+        return s
+
     def _add_cache(self, s: KmemCache) -> None:
         """A new cache is one of all. Caller holds slab_mutex."""
         self._slab_caches.append(s)
@@ -270,8 +283,9 @@ class SlabCommon:
         """The layout of a cache, and the flags that are left of *flags*."""
         nr_cpus, kasan = self._rt.nr_cpus, self.kasan is not None
         geometry = calculate_geometry(size, align, flags, has_ctor, nr_cpus, is_kmalloc, kasan)
-        larger = geometry is None or geometry.min_order > get_order(size)
-        if larger and self.debug.options.disable_higher_order:
+        if self.debug.options.disable_higher_order and (
+            geometry is None or geometry.min_order > get_order(size)
+        ):
             flags &= ~DEBUG_METADATA_FLAGS
             geometry = calculate_geometry(size, align, flags, has_ctor, nr_cpus, is_kmalloc, kasan)
         if geometry is None:

@@ -70,7 +70,7 @@ class ZoneStatistics(NamedTuple):
     pages_scanned: int
     flags: tuple[str, ...]
     pagesets: tuple[PagesetStatistics, ...]
-    """One for each CPU; kernel threads have none worth showing."""
+    """One for each CPU; kernel threads have none worth showing, nor has an unpopulated zone."""
     nr_buddy_frees: int = 0
     """Blocks that came to the buddy system and whose buddy was looked for."""
     nr_merges: int = 0

@@ -34,7 +34,7 @@ from concmem.mm.per_cpu_pageset import PerCpuPageset
 from concmem.mm.statistics import ZoneStatistics
 from concmem.mm.wait_table import WaitTable
 from concmem.mm.watermark import PagesetSizes, Watermarks, stat_threshold, zone_pagesets
-from concmem.units import MAX_PAGE_ORDER, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
+from concmem.units import MAX_PAGE_ORDER, NR_PAGE_ORDERS, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
 
 if TYPE_CHECKING:
     from concmem.mm.mem_map import MemMap
@@ -90,9 +90,10 @@ class Zone(MobilityGrouping):
         self.managed_pages = 0
         self.cma_pages = 0
         self.wait_table = wait_table_class(rt, nr_pages)
-        self.pageset = rt.percpu(
-            lambda: rt.watch(pageset_class(rt, self)), f"zone {self.name} pageset"
-        )
+        if nr_pages:
+            self.pageset = rt.percpu(
+                lambda: rt.watch(pageset_class(rt, self)), f"zone {self.name} pageset"
+            )
         # Tuning: each written in one store by setup_watermarks or under the lock, read without.
         self.watermark = Watermarks(0, 0, 0, 0)
         self.watermark_boost = 0
@@ -330,7 +331,8 @@ class Zone(MobilityGrouping):
 
     def statistics(self) -> ZoneStatistics:
         """A copy of everything. Counts lists under the lock, one order at a time, as /proc does."""
-        counts = []
+        none: tuple[int, ...] = (0,) * MIGRATE_TYPES
+        counts = [] if self.free_area else [none] * NR_PAGE_ORDERS
         for area in self.free_area:
             with self.lock:
                 lengths = [sum(1 for _ in pages) for pages in area.free_list]
@@ -350,7 +352,7 @@ class Zone(MobilityGrouping):
             nr_free_cma=self.nr_free_cma_pages.value,
             cma=self.cma_pages,
             free_counts=tuple(counts),
-            nr_free=tuple(area.nr_free for area in self.free_area),
+            nr_free=tuple(area.nr_free for area in self.free_area) or (0,) * NR_PAGE_ORDERS,
             pageblocks=self.statistics_pageblocks(),
             watermark_boost=self.watermark_boost,
             watermark_min=marks.min,
@@ -361,7 +363,11 @@ class Zone(MobilityGrouping):
             nr_reserved_highatomic=self.nr_reserved_highatomic,
             pages_scanned=self.pages_scanned.value,
             flags=tuple(name for bit, name in enumerate(FLAG_NAMES) if flags >> bit & 1),
-            pagesets=tuple(self.pageset.of(cpu).statistics() for cpu in range(self._rt.nr_cpus)),
+            pagesets=tuple(
+                self.pageset.of(cpu).statistics()
+                for cpu in range(self._rt.nr_cpus)
+                if self.present_pages
+            ),
             nr_buddy_frees=self.nr_buddy_frees,
             nr_merges=self.nr_merges,
             nr_merged_whole=self.nr_merged_whole,
