@@ -5,18 +5,28 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from concmem.cli import bench_sct
 from concmem.cli.output import CLEAN, JsonTarget
 from concmem.runtime.interpreter import has_gil
+
+if TYPE_CHECKING:
+    from concmem.workloads.bench_tools import Measure
 
 DESCRIPTION: Final = """\
 Measure speed and memory as ratios within one run: allocate/free pairs of pages and of objects against
 the least that the interpreter can do (the floor: two method calls around a list), a large machine
 against a small one, two CPUs against one, objects that another CPU frees against those that their own
 frees. Takes about half a minute. Nothing is judged: the goals stand beside.
+"""
+
+EXPLORE: Final = """\
+Measure what controlled mode costs: a scheduling point, a switch to another CPU against one by two locks, and
+executions a second of a small program and of a machine that boots for each. By CPU time, so that on a busy
+host what others take is not counted. Takes some seconds. Nothing is judged: the goals stand beside.
 """
 
 
@@ -30,19 +40,40 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.set_defaults(run=run)
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - for stdout")
-    bench_sct.add_parser(parser.add_subparsers(title="other suites", metavar="SUITE"))
+    suites = parser.add_subparsers(title="other suites", metavar="SUITE")
+    bench_sct.add_parser(suites)
+    explore = suites.add_parser(
+        "explore",
+        help="controlled mode: points, switches, executions a second",
+        description=EXPLORE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    explore.set_defaults(run=run_explore)
+    explore.add_argument("--json", metavar="FILE", help="write the result as JSON; - for stdout")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the sub-command; the exit status."""
-    from concmem.cli.display import make_console, make_table
     from concmem.workloads.bench import BENCHMARKS
+
+    return _measure(args, BENCHMARKS)
+
+
+def run_explore(args: argparse.Namespace) -> int:
+    """Run the suite of controlled mode; the exit status."""
+    from concmem.workloads.bench_explore import BENCHMARKS
+
+    return _measure(args, BENCHMARKS)
+
+
+def _measure(args: argparse.Namespace, benchmarks: Sequence[Callable[[], Measure]]) -> int:
+    from concmem.cli.display import make_console, make_table
 
     json = JsonTarget(args.json) if args.json is not None else None
     measures = []
-    for number, benchmark in enumerate(BENCHMARKS, 1):
+    for number, benchmark in enumerate(benchmarks, 1):
         if sys.stderr.isatty():
-            print(f"measuring {number} of {len(BENCHMARKS)} ...", end="\r", file=sys.stderr)
+            print(f"measuring {number} of {len(benchmarks)} ...", end="\r", file=sys.stderr)
         measures.append(benchmark())
     gil = "GIL" if has_gil() else "free-threaded"
     python = f"Python {platform.python_version()}, {gil}"

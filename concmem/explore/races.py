@@ -12,7 +12,8 @@ Clocks are kept for each CPU: its interrupts run on it one after the other.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import compress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from concmem.explore import operation as op
@@ -78,12 +79,14 @@ class _State:
 
 def find_races(trace: list[Any], most: int = 1) -> list[Race]:
     """The first *most* races of different fields in *trace*."""
-    shared = _shared(trace)
+    tasks, kinds, objects = trace[::3], trace[1::3], trace[2::3]
+    shared = _shared(tasks, kinds, objects)
     clocks: defaultdict[int, Clock] = defaultdict(dict)
     synced: dict[int, Clock] = {}
     states: defaultdict[int, _State] = defaultdict(_State)
     races: list[Race] = []
-    for number, (task, kind, obj) in enumerate(_entries(trace)):
+    for number in compress(range(len(kinds)), map(shared.__contains__, map(id, objects))):
+        task, kind, obj = tasks[number], kinds[number], objects[number]
         if task is None or task.cpu is None:
             continue
         if kind is op.SEND:
@@ -91,8 +94,6 @@ def find_races(trace: list[Any], most: int = 1) -> list[Race]:
                 _release(
                     clocks[task.cpu.number], task.cpu.number, synced.setdefault(id(target), {})
                 )
-            continue
-        if id(obj.lock if kind is op.WAIT else obj) not in shared:
             continue
         position = 3 * number
         cpu: int = task.cpu.number
@@ -119,23 +120,29 @@ def find_races(trace: list[Any], most: int = 1) -> list[Race]:
     return races
 
 
-def _entries(trace: list[Any]) -> Iterator[tuple[Task, str, Any]]:
-    return zip(trace[::3], trace[1::3], trace[2::3], strict=True)
+def _shared(tasks: list[Any], kinds: list[str], objects: list[Any]) -> set[int]:
+    """
+    Objects, by ``id``, that more than one CPU has used: the others neither race nor order anything.
 
-
-def _shared(trace: list[Any]) -> set[int]:
-    """Objects, by ``id``, that more than one CPU has used: the others neither race nor order anything."""
+    Whoever waits uses the queue's lock, and whoever sends an interrupt its targets.
+    """
+    uses = set(zip(tasks, map(id, objects), strict=True))
+    waits: list[Any] = []
+    if op.WAIT in kinds:
+        waits = [at for at, kind in enumerate(kinds) if kind is op.WAIT]
+        uses.update((tasks[at], id(objects[at].lock)) for at in waits)
     users: dict[int, Any] = {}
     shared: set[int] = set()
-    for task, kind, obj in _entries(trace):
-        if task is None or task.cpu is None:
-            continue
-        if kind is op.SEND:
-            shared.update(map(id, _targets(obj)))
-            continue
-        key = id(obj.lock if kind is op.WAIT else obj)
-        if users.setdefault(key, task.cpu) is not task.cpu:
-            shared.add(key)
+    for task, key in uses:
+        if task is not None and task.cpu is not None:
+            cpu = task.cpu
+            if users.setdefault(key, cpu) is not cpu:
+                shared.add(key)
+    if op.SEND in kinds:
+        for kind, obj in zip(kinds, objects, strict=True):
+            if kind is op.SEND:
+                shared.update(map(id, (obj, *_targets(obj))))
+    shared.update(id(objects[at]) for at in waits if id(objects[at].lock) in shared)
     return shared
 
 

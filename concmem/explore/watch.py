@@ -115,11 +115,6 @@ def _watched_class(crew: Crew, cls: type, guards: dict[str, str]) -> type:
     return type(cls.__name__, (cls,), members)
 
 
-def _holds(me: Task, guard: Any, is_write: bool) -> bool:
-    """Whether *me* may access what *guard* protects."""
-    return guard.owner is me or (not is_write and guard in me.held)
-
-
 def _no_guard(_me: Task, _obj: Any, _is_write: bool) -> bool:
     return False
 
@@ -135,7 +130,12 @@ def _guard_test(guard: str) -> Callable[[Task, Any, bool], bool]:
     if lock == THIS_CPU:
         return _this_cpu
     find = attrgetter(lock)
-    return lambda me, obj, is_write: _holds(me, find(obj), is_write)
+
+    def holds(me: Task, obj: Any, is_write: bool) -> bool:
+        guard = find(obj)
+        return guard.owner is me or (not is_write and guard in me.held)
+
+    return holds
 
 
 def _watched_field(crew: Crew, cls: type, field: str, guard: str) -> property:
@@ -143,7 +143,11 @@ def _watched_field(crew: Crew, cls: type, field: str, guard: str) -> property:
     slot = getattr(cls, field, _NOTHING)
     is_slot = hasattr(slot, "__set__")
     is_guarded = _guard_test(guard)
-    kinds = _MARKED if split_guard(guard)[1] else _PLAIN
+    is_marked = split_guard(guard)[1]
+    # By 2 * whether it is a write + whether the guard is held: a dictionary's tuple would cost more.
+    table = _MARKED if is_marked else _PLAIN
+    kinds = [table[at >= 2, at % 2 == 1] for at in range(4)]
+    notes = [kind in op.NOTES for kind in kinds]
 
     def plain_read(obj: Any) -> Any:
         if is_slot:
@@ -161,15 +165,15 @@ def _watched_field(crew: Crew, cls: type, field: str, guard: str) -> property:
             operand = ex.fields[key] = Field(obj, field, guard, plain_read)
         # Fields that may be read without the guard are marked accesses all, so that a semaphore that was
         # downgraded is enough to write them: nobody else who has it does.
-        guarded = is_guarded(me, obj, is_write and kinds is _PLAIN)
+        guarded = is_guarded(me, obj, is_write and not is_marked)
         if operand.changeable and not is_write:
             # Who shares a semaphore only looks; anybody else may do what they want.
             is_write = not guarded or is_guarded(me, obj, True)
-        kind = kinds[is_write, guarded]
-        if kind in op.NOTES:
-            ex.trace += (me, kind, operand)
+        at = 2 * is_write + guarded
+        if notes[at]:
+            ex.trace += (me, kinds[at], operand)
         else:
-            me.kind = kind
+            me.kind = kinds[at]
             me.object = operand
             ex.point(me)
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import process_time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from concmem.workloads.bench_tools import EFFORT, Measure, make_measure
 
@@ -181,12 +181,14 @@ def _rate(program: Callable[[ControlledRuntime], Program], scheduler: str) -> li
 
 def bench_random() -> Measure:
     """Executions a second: two CPUs of ten acquire/release pairs each, random."""
-    return make_measure("2 CPUs, 40 points, random", _rate(two_cpus, "random"), "/s", "5000")
+    return make_measure(
+        "2 CPUs, 40 points, random", _rate(two_cpus, "random"), "/s", "at least 5000"
+    )
 
 
 def bench_pct() -> Measure:
     """The same under PCT."""
-    return make_measure("2 CPUs, 40 points, pct", _rate(two_cpus, "pct"), "/s", "15000")
+    return make_measure("2 CPUs, 40 points, pct", _rate(two_cpus, "pct"), "/s", "at least 15000")
 
 
 def bench_machine() -> Measure:
@@ -197,4 +199,14 @@ def bench_machine() -> Measure:
     for _ in range(EFFORT.rounds):
         seconds, steps = _seconds(slub_churn, "random", executions)
         rates.append(1 / seconds)
-    return make_measure(f"machine, SLUB churn of {steps} points", rates, "/s", "300")
+    return make_measure(f"machine, SLUB churn of {steps} points", rates, "/s", "at least 300")
+
+
+BENCHMARKS: Final[tuple[Callable[[], Measure], ...]] = (
+    bench_point,
+    bench_switch,
+    bench_random,
+    bench_pct,
+    bench_machine,
+)
+"""In the order of the table."""

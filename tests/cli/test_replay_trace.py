@@ -193,20 +193,3 @@ def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     """Status 2 and the path."""
     assert main(["replay-trace", "no-such-file.trace"]) == 2
     assert "no-such-file.trace" in capsys.readouterr().err
-
-
-def test_bench_prints_every_ratio(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The table and the JSON have each measure; no value is judged here."""
-    import concmem.workloads.bench as bench
-
-    for name in ("rounds", "boots"):
-        monkeypatch.setattr(bench.EFFORT, name, 1)
-    for name in ("pairs", "churn_pairs"):
-        monkeypatch.setattr(bench.EFFORT, name, 80)
-    out = tmp_path / "out.json"
-    assert main(["bench", "--json", str(out)]) == 0
-    measures = json.loads(out.read_text())["measures"]
-    assert len(measures) == len(bench.BENCHMARKS)
-    assert all(measure["name"] in capsys.readouterr().out for measure in measures[:1])
