@@ -3,24 +3,33 @@ Shrinking: the simplest schedule, of the smallest program, that fails in the sam
 
 First the program: leave out bodies and operations while it still fails with the same identity (same kind, same
 class of error, same place). Then the schedule: leave out deviations, then move each to an earlier step and to a
-smaller choice. Whatever comes out is the schedule that the execution really had, so it replays exactly.
+smaller choice; where many are left, look for the failure where few lead to it. Whatever comes out is the schedule that the execution really had, so it replays exactly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from concmem.errors import BadArgument, ReplayDiverged
 from concmem.explore.schedule import Dropped, Schedule
+from concmem.explore.schedulers.delay_bounding import DelayBounding
+from concmem.explore.schedulers.preemption_bounding import PreemptionBounding
 from concmem.explore.schedulers.replay import Replay
 
 if TYPE_CHECKING:
+    from concmem.explore.execution import Execution
     from concmem.explore.runner import Runner
 
 Deviations = tuple[tuple[int, int], ...]
 Identity = tuple[str, str, str]
+
+FEW: Final = 2
+"""Deviations that most failures need."""
+
+AFRESH: Final = 500
+"""Executions of each scheduler that looks for the failure once more."""
 
 
 class Shrinker:
@@ -56,14 +65,17 @@ class Shrinker:
 
     def _fails(self, candidate: Schedule) -> Schedule | None:
         """The schedule that was really executed, if it failed the same way."""
-        from concmem.explore.runner import failure_from
-
         try:
             execution = self._runner.run_once(Replay(candidate, strict=False), candidate.dropped)
         except (ReplayDiverged, BadArgument):
             return None
         assert execution is not None
-        failure = failure_from(execution, candidate.dropped)
+        return self._failed_alike(execution, candidate.dropped)
+
+    def _failed_alike(self, execution: Execution, dropped: tuple[Dropped, ...]) -> Schedule | None:
+        from concmem.explore.runner import failure_from
+
+        failure = failure_from(execution, dropped)
         if failure is None or failure.identity != self._identity:
             return None
         return Schedule.parse(failure.schedule)
@@ -131,6 +143,27 @@ class Shrinker:
         for choice in range(k):
             yield (*deviations[:i], (step, choice), *deviations[i + 1 :])
 
+    def search_afresh(self) -> None:
+        """
+        Look for the failure where few deviations lead to it.
+
+        Leaving out one after the other does not get from one way to fail to another.
+        """
+        for policy in (DelayBounding(), PreemptionBounding()):
+            policy.reset(0)
+            deadline = perf_counter() + (self._deadline - perf_counter()) / 3
+            for _ in range(AFRESH):
+                if perf_counter() > deadline:
+                    break
+                execution = self._runner.run_once(policy, self.best.dropped)
+                if execution is None:
+                    break
+                ended = self._failed_alike(execution, self.best.dropped)
+                if ended is not None:
+                    if self._size(ended) < self._size(self.best):
+                        self.best = ended
+                    break
+
 
 def minimize(runner: Runner, schedule: Schedule, identity: Identity, seconds: float) -> Schedule:
     """The simplest schedule found within *seconds* that fails with *identity*."""
@@ -142,6 +175,8 @@ def minimize(runner: Runner, schedule: Schedule, identity: Identity, seconds: fl
         shrinker.drop_parts([part for part in parts if part.operation < 0])
         # Backwards: what comes last is what nothing depends on.
         shrinker.drop_parts([part for part in reversed(parts) if part.operation >= 0])
+    if len(shrinker.best.deviations) > FEW:
+        shrinker.search_afresh()
     while shrinker.drop_deviations() or shrinker.lower():
         if shrinker.out_of_time():
             break
