@@ -159,6 +159,8 @@ class ControlledLock:
             raise LockMisuse(f"{self.name}: released by a thread that does not hold it")
         self.owner = None
         self._release_real()
+        if self.blocked:  # whom the driver has woken, while it held the lock
+            self._ex.enable_rivals(self.blocked)
 
     def give_up_by(self, me: Task | None) -> None:
         """Release without a point, on a CPU or not."""

@@ -116,6 +116,27 @@ def test_bad_number_of_cpus(cpus: object) -> None:
         ControlledRuntime(cpus)  # type: ignore[arg-type]
 
 
+def test_the_driver_wakes_and_waits() -> None:
+    """Who is woken by the driver, under the lock, can have the lock once the driver sleeps."""
+    rt = ControlledRuntime(1)
+    lock = rt.spinlock("lock")
+    asked, answered = rt.waitqueue(lock, "asked"), rt.waitqueue(lock, "answered")
+    states = ["idle"]
+
+    def answer() -> None:
+        with lock:
+            asked.wait_for(lambda: states[-1] == "asked")
+            states.append("answered")
+            answered.wake_up()
+
+    rt.kthread_run(answer, "answers")
+    with lock:
+        states.append("asked")
+        asked.wake_up()
+        answered.wait_for(lambda: states[-1] == "answered")
+    rt.shutdown()
+
+
 def test_not_a_cpu() -> None:
     """The driver has no per-CPU data, not even between two bodies."""
     rt = ControlledRuntime(1)

@@ -1,0 +1,15 @@
+"""Programs that use the memory management code from two CPUs, each a part of it."""
+
+from __future__ import annotations
+
+from concmem.workloads import WORKLOADS
+from concmem.workloads.hunting import hunting_program
+
+from . import leaks, pages, processes, services, slab, virtual
+from .base import PROGRAMS
+
+__all__ = ["PROGRAMS", "leaks", "pages", "processes", "services", "slab", "virtual"]
+
+for workload in WORKLOADS:
+    if workload != "kmalloc-large":  # tens of thousands of steps
+        PROGRAMS[workload] = hunting_program(workload, 4)
