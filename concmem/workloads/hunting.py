@@ -21,7 +21,10 @@ MEMORY: Final = "16M"
 OPERATIONS: Final = 6
 """Of each CPU, unless told otherwise."""
 
-SMALL: Final[dict[str, dict[str, int]]] = {}
+SMALL: Final[dict[str, dict[str, int]]] = {
+    # 2 MiB take nine thousand steps, one page after the other; vmalloc-churn maps fewer.
+    "kmalloc-large": {"huge": 0},
+}
 """Options of workloads that make them small enough, where the usual ones are too large."""
 
 
