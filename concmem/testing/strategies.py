@@ -84,7 +84,8 @@ def placed(
     several = [_preemptions(count, count, points, choices) for count in range(most + 1)]
 
     def with_preemptions(number: int) -> st.SearchStrategy[tuple[int, list[Preemption]]]:
-        count, cpu = divmod(number, cpus)
+        # One less is one preemption less: Hypothesis leaves out what a number counts along with lowering it.
+        cpu, count = divmod(number, most + 1)
         return st.tuples(st.just(cpu), several[count])
 
     return st.integers(0, cpus * (most + 1) - 1).flatmap(with_preemptions)
