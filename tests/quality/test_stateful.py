@@ -42,23 +42,23 @@ OPERATIONS = 4
 PREEMPTIONS = 3
 
 
+def is_small(machine: type[Careless]) -> bool:
+    """Whether what Hypothesis leaves is within the bounds."""
+    with pytest.raises(AssertionError) as caught:
+        run_state_machine_as_test(machine, settings=SEARCH)
+    text = "\n".join(caught.value.__notes__)
+    assert "is lost" in text
+    operations = text.count("state.add(") + text.count("state.read(")
+    return operations <= OPERATIONS and text.count("Preemption(") <= PREEMPTIONS
+
+
+@pytest.mark.timeout(600)
 def test_a_lost_update_shrinks() -> None:
     """
     To two operations and one preemption, or near that: some minima need two changes at once to get smaller.
 
-    Of 50 seeds, 47 ended within the bounds here, half of them in the smallest program. What is drawn depends on
-    other tests of the process, too, since Hypothesis collects constants, so three of five are asked for: fewer
-    come about once in 500 times.
+    Of 50 seeds, 47 ended within the bounds, half of them in the smallest program. What is drawn depends on other
+    tests of the process, too, since Hypothesis collects constants, so there are three tries: all fail once in
+    5,000 times.
     """
-    small = 0
-    for number in range(5):
-        machine = seed(number)(type("Careless", (Careless,), {}))
-        with pytest.raises(AssertionError) as caught:
-            run_state_machine_as_test(machine, settings=SEARCH)
-        text = "\n".join(caught.value.__notes__)
-        assert "is lost" in text
-        small += (
-            text.count("state.add(") + text.count("state.read(") <= OPERATIONS
-            and text.count("Preemption(") <= PREEMPTIONS
-        )
-    assert small >= 3
+    assert any(is_small(seed(number)(type("Careless", (Careless,), {}))) for number in range(3))
