@@ -229,7 +229,8 @@ class Kernel:
                 first = min(max(start, zone_start), end)
                 last = min(max(first, min(end, zone_end)), end)
                 nr_zone_pages = max(0, last - first)
-                zones.append(zone_class(rt, self.mem_map, index, first, nr_zone_pages, *parts))
+                zone = zone_class(rt, self.mem_map, index, first, nr_zone_pages, *parts)
+                zones.append(rt.watch(zone))
             cpus = tuple(cpu for cpu in range(rt.nr_cpus) if cpu * nr_nodes // rt.nr_cpus == number)
             nodes.append(self._make(PgData)(rt, number, tuple(zones), cpus))
         return nodes

@@ -53,6 +53,6 @@ BUG = Bug(
     replaces={SlubDebugAlloc: _CountedUnlocked},
     expect=frozenset({"MemoryCorruption"}),
     workload=_workload,
-    witness="v1:58.0",
+    witness="v1:59.0",
     executions={"pb": 200, "pct": 1000},  # pct: seeds 0 to 9 need 54 at the median
 )

@@ -61,6 +61,6 @@ BUG = Bug(
     replaces={SlabCommon: _WaitsForReaders},
     expect=frozenset({"AssertionError"}),
     workload=_workload,
-    witness="v1:60.0",
+    witness="v1:61.0",
     executions={"random": 20, "pb": 10},  # seeds 0 to 7: 3 at the median with random
 )

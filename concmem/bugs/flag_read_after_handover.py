@@ -64,6 +64,6 @@ BUG = Bug(
     replaces={SlabCommon: _LateFlag},
     expect=frozenset({"DoubleFree"}),
     workload=_workload,
-    witness="v1:41.0,44.0,45.0,47.0,48.0,50.0,51.0,53.0,54.0,87.0,90.0,91.0,93.0,94.0,96.0,97.0,99.0,100.0",
+    witness="v1:41.0,44.0,45.0,47.0,48.0,50.0,51.0,53.0,54.0,88.0,91.0,92.0,94.0,95.0,97.0,98.0,100.0,101.0",
     executions={"pct": 50, "pos": 100},  # seed 0: pct 4, pos 5
 )

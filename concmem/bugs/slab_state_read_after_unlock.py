@@ -53,6 +53,6 @@ BUG = Bug(
     replaces={SlabCommon: _LateState},
     expect=frozenset({"KernelBug"}),
     workload=_workload,
-    witness="v1:22.0",
+    witness="v1:23.0",
     executions={"random": 30, "pb": 20},  # seed 0: 4 with both
 )

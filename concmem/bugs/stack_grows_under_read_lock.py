@@ -70,6 +70,6 @@ BUG = Bug(
     replaces={MmStruct: _Shared},
     expect=frozenset({"AddressSpaceError", "DataRace"}),
     workload=_workload,
-    witness="v1:7.0",
+    witness="v1:8.0",
     executions={"pb": 20, "random": 40},  # random: seeds 0 to 2 need 2 at the median
 )

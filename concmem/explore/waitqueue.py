@@ -202,6 +202,8 @@ class ControlledWaitQueue:
         ex = self._ex
         me = ex.current
         if me is not None:
+            if self.lock.owner is not me:
+                raise LockMisuse(f"{self.name}: {me.name} wakes without holding {self.lock.name}")
             me.kind, me.object = op.WAKE, self
             ex.point(me)
         woken = 0

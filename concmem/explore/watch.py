@@ -1,7 +1,8 @@
 """
 Watched objects under control: an access of a field without its guard is a point, and every access is noted.
 
-A list, dict or the like counts as written whenever the field is read: what is done to it cannot be seen.
+A list, dict or the like counts as written whenever the field is read: what is done to it cannot be seen. With
+lockless lookups only changes count, and they are seen: see `containers`.
 
 `guarded.watched_class` does the same for jitter. Here the class is made once for each crew, not for each
 execution, and finds the running execution through the crew; the object of an operation is the field.
@@ -9,12 +10,13 @@ execution, and finds the running execution through the crew; the object of an op
 
 from __future__ import annotations
 
-from operator import attrgetter
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from concmem.explore import operation as op
-from concmem.runtime.api import THIS_CPU, split_guard
-from concmem.runtime.guarded import guards_of
+from concmem.explore.containers import watched_container
+from concmem.runtime.api import THIS_CPU, are_reads_seen, split_guard
+from concmem.runtime.guarded import guard_finder, guards_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,6 +89,11 @@ def watch(crew: Crew, obj: T, fields: dict[str, str] | None = None) -> T:
         guards = guards_of(cls) if fields is None else fields
         watched = crew.watched[key] = _watched_class(crew, cls, guards)
     obj.__class__ = watched
+    for field in getattr(watched, "__looked_up__", ()):
+        # Again, through the property: so that what it refers to is watched.
+        value = getattr(obj, field, None)
+        if type(value) in (list, dict):
+            setattr(obj, field, value)
     return obj
 
 
@@ -112,6 +119,9 @@ def _watched_class(crew: Crew, cls: type, guards: dict[str, str]) -> type:
     members["__module__"] = cls.__module__
     members["__qualname__"] = cls.__qualname__
     members["__watched_by__"] = crew
+    members["__looked_up__"] = [
+        field for field, guard in guards.items() if not are_reads_seen(guard)
+    ]
     return type(cls.__name__, (cls,), members)
 
 
@@ -129,11 +139,11 @@ def _guard_test(guard: str) -> Callable[[Task, Any, bool], bool]:
         return _no_guard
     if lock == THIS_CPU:
         return _this_cpu
-    find = attrgetter(lock)
+    find = guard_finder(lock)
 
     def holds(me: Task, obj: Any, is_write: bool) -> bool:
         guard = find(obj)
-        return guard.owner is me or (not is_write and guard in me.held)
+        return guard is not None and (guard.owner is me or (not is_write and guard in me.held))
 
     return holds
 
@@ -148,6 +158,7 @@ def _watched_field(crew: Crew, cls: type, field: str, guard: str) -> property:
     table = _MARKED if is_marked else _PLAIN
     kinds = [table[at >= 2, at % 2 == 1] for at in range(4)]
     notes = [kind in op.NOTES for kind in kinds]
+    reads_seen = are_reads_seen(guard)
 
     def plain_read(obj: Any) -> Any:
         if is_slot:
@@ -177,9 +188,14 @@ def _watched_field(crew: Crew, cls: type, field: str, guard: str) -> property:
             me.object = operand
             ex.point(me)
 
-    def read(obj: Any) -> Any:
+    def changed(obj: Any) -> None:
         me = crew.execution.current
         if me is not None:
+            seen(me, obj, True)
+
+    def read(obj: Any) -> Any:
+        me = crew.execution.current
+        if me is not None and reads_seen:
             seen(me, obj, False)
         if is_slot:
             return slot.__get__(obj)
@@ -192,6 +208,8 @@ def _watched_field(crew: Crew, cls: type, field: str, guard: str) -> property:
         me = crew.execution.current
         if me is not None:
             seen(me, obj, True)
+        if not reads_seen:
+            value = watched_container(value, partial(changed, obj))
         if is_slot:
             slot.__set__(obj, value)
         else:

@@ -46,7 +46,9 @@ class KmemCacheNode:
         # Allocation looks whether there is any before it takes the lock; missed ones cost a new slab.
         "nr_partial": lockless_reads("list_lock"),
         "nr_free_slabs": lockless_reads("list_lock"),
-        "nr_full": "list_lock",
+        **dict.fromkeys(
+            ("nr_full", "slabs_partial", "slabs_free", "slabs_full", "slabs_disabled"), "list_lock"
+        ),
     }
 
     def __init__(self, rt: Runtime, node: int) -> None:

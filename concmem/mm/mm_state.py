@@ -125,7 +125,7 @@ class MmState:
         self.before_exit: Callable[[], None] | None = None
         """Called when nothing can be mapped any more, before the pages go."""
         # page_table_lock
-        self.page_table = UserPageTable(context.page_alloc, self.page_table_lock)
+        self.page_table = rt.watch(UserPageTable(context.page_alloc, self.page_table_lock))
         self.rss_anon = 0
         self.rss_shmem = 0
         self.hiwater_rss = 0
@@ -143,7 +143,8 @@ class MmState:
 
     def insert_vma(self, vma: Vma) -> None:
         """Add *vma* to the tree (``vma_link``)."""
-        self.vmas.insert(vma)
+        vma.vm_mm = self
+        self.vmas.insert(self.context.rt.watch(vma))
         self.map_count += 1
 
     def remove_vma(self, vma: Vma) -> None:

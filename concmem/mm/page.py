@@ -20,12 +20,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from concmem.mm.list_head import ListHead
+from concmem.runtime.api import lockless_lookups
 
 if TYPE_CHECKING:
     from concmem.mm.kmem_cache import KmemCache
     from concmem.mm.slub_fast_path import Free
     from concmem.mm.zone import Zone
-    from concmem.runtime.api import Atomic, Pair, Refcount
+    from concmem.runtime.api import Atomic, Lock, Pair, Refcount
 
 PG_LOCKED: Final = 1 << 0
 PG_WAITERS: Final = 1 << 7
@@ -82,6 +83,12 @@ class Page(ListHead):
         "zone_id",
     )
 
+    # Of pages that are shared by several: in shared memory, or waited for.
+    __guarded_by__: Final = {
+        "_mapcount": lockless_lookups("mapping.lock"),
+        "flags": lockless_lookups("flags_lock"),
+    }
+
     pfn: int
     zone: Zone
     zone_id: str
@@ -134,6 +141,11 @@ class Page(ListHead):
         self.slab_cache = None
         self.order = -1
         self.migratetype = 0
+
+    @property
+    def flags_lock(self) -> Lock:
+        """Of the page's wait table bucket."""
+        return self.zone.wait_table.bucket(self).lock
 
     def is_buddy(self) -> bool:
         """Whether the page heads a free block of the buddy system (``PageBuddy``)."""

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from concmem.errors import BadArgument, BadPageTable
-from concmem.runtime.api import lockless_reads
+from concmem.runtime.api import lockless_lookups, lockless_reads
 from concmem.units import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -45,7 +45,11 @@ Pgd = dict[int, Pud]
 class PageTable:
     """The page tables of one address space; *name* is that of its ``mm_struct``."""
 
-    __guarded_by__: Final = {"_unflushed": "_lock", "nr_flushes": lockless_reads("_lock")}
+    __guarded_by__: Final = {
+        "_unflushed": "_lock",
+        "nr_flushes": lockless_reads("_lock"),
+        "nr_tables": lockless_lookups("_lock"),
+    }
 
     def __init__(self, rt: Runtime, name: str = "init_mm") -> None:
         self._lock = rt.spinlock(f"{name}.page_table_lock")

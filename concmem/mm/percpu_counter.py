@@ -4,7 +4,7 @@
 Each CPU collects in a number of its own and adds it to ``count`` when it has reached a batch. So
 ``count`` is off by less than ``batch`` for each CPU.
 
-Lock: fbc->lock protects ``count``.
+Lock: fbc->lock protects ``count``, and what CPUs move there: who sums up sees it in one place.
 """
 
 from __future__ import annotations
@@ -36,11 +36,13 @@ class PercpuCounter:
             return
         local[0] += amount
         if abs(local[0]) >= self.batch:
-            amount, local[0] = local[0], 0
-            self._add_count(amount)
+            self._add_count(0, local)
 
-    def _add_count(self, amount: int) -> None:
+    def _add_count(self, amount: int, local: list[int] | None = None) -> None:
+        """Add *amount* to the count; or what is in *local*, which then is 0."""
         with self.lock:
+            if local is not None:
+                amount, local[0] = local[0], 0
             self.count.value += amount
 
     def read_positive(self) -> int:
@@ -48,6 +50,6 @@ class PercpuCounter:
         return max(0, self.count.value)
 
     def sum(self) -> int:
-        """Everything (``percpu_counter_sum``): exact while nobody adds."""
+        """Everything (``percpu_counter_sum``): exact but for what is being added now."""
         with self.lock:
             return self.count.value + sum(local[0] for local in self._local.all())

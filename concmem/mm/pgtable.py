@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from concmem.mm.gfp import GFP_KERNEL_ACCOUNT, ZERO
+from concmem.runtime.api import lockless_lookups
 
 if TYPE_CHECKING:
     from concmem.mm.page import Page
@@ -48,6 +49,9 @@ GFP_PGTABLE_USER: Final = GFP_KERNEL_ACCOUNT | ZERO
 class UserPageTable:
     """The tables of one address space; *lock* is its page_table_lock."""
 
+    # Entries, too: see the top.
+    __guarded_by__: Final = {"ptes": lockless_lookups("_lock"), "pages": "_lock"}
+
     def __init__(self, page_alloc: PageAllocator, lock: Lock) -> None:
         self._page_alloc = page_alloc
         self._lock = lock
@@ -56,6 +60,8 @@ class UserPageTable:
         """Last-level tables by address >> PMD_SHIFT."""
         self.pages: dict[tuple[int, int], Page] = {}
         """The page of each table, by level (its shift) and address >> level."""
+        self._is_made = self.pages.__contains__
+        """Whether there is that table, for who looks without the lock, and again under it."""
 
     def pte_alloc(self, address: int) -> list[int] | None:
         """The last-level table of *address*, made now if need be; ``None`` without memory. May sleep."""
@@ -64,7 +70,7 @@ class UserPageTable:
             return table
         for level in LEVELS:
             key = level, address >> level
-            if key in self.pages:
+            if self._is_made(key):
                 continue
             page = self._page_alloc.alloc_pages(0, GFP_PGTABLE_USER)
             if page is None:

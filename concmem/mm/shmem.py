@@ -178,6 +178,7 @@ class Shmem:
         if page is None:
             page = self.pages[index] = new
             new.mapping = self
+            self.fs.rt.watch(new)
         return page
 
     def add_rmap(self, page: Page) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from concmem.errors import BadArgument, BadArgumentType, DoubleFree, MachineClosed
 from concmem.mm.kmem_cache import FreelistOptions, Functions, KmemCache
@@ -35,6 +35,7 @@ from concmem.mm.slab_geometry import (
     get_order,
 )
 from concmem.mm.slub_fast_path import make_alloc, make_free
+from concmem.runtime.api import lockless_lookups
 from concmem.units import MAX_PAGE_ORDER, PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -66,6 +67,11 @@ class SlabCommon:
         merge: merge caches that are alike enough (False: ``slab_nomerge``).
         cache_classes: classes of a cache, its per-CPU and its per-node part.
     """
+
+    __guarded_by__: ClassVar = {
+        "_slab_caches": "_slab_mutex",
+        "_names": lockless_lookups("_slab_mutex"),
+    }
 
     def __init__(
         self,
@@ -104,13 +110,16 @@ class SlabCommon:
         self._slab_mutex = rt.mutex("slab_mutex")
         # slab_mutex
         self._slab_caches: list[KmemCache] = []
+        self._copy_caches = self._slab_caches.copy
+        """For who looks without the lock."""
         self._names: dict[str, KmemCache] = {}
         self.destroyed_events: Counter[str] = Counter()
         """SLUB statistics of the caches that are gone, summed."""
+        rt.watch(self)
 
     def caches(self) -> list[KmemCache]:
         """All caches, newest first. No lock: one copy of a list."""
-        return self._slab_caches[::-1]
+        return self._copy_caches()[::-1]
 
     def find(self, name: str) -> KmemCache:
         """

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from concmem.mm.mman import STACK_GUARD_GAP, VM_GROWSDOWN
+from concmem.runtime.api import lockless_lookups
 from concmem.units import PAGE_SHIFT
 
 if TYPE_CHECKING:
+    from concmem.mm.mm_state import MmState
     from concmem.mm.shmem import Shmem
     from concmem.runtime.api import Runtime
 
@@ -44,7 +46,12 @@ class Vma:
     ``vm_pgoff`` is in pages: into the file, or for anonymous memory the number of the page itself.
     """
 
-    __slots__ = ("anon_vma", "vm_end", "vm_file", "vm_flags", "vm_pgoff", "vm_start")
+    __slots__ = ("anon_vma", "vm_end", "vm_file", "vm_flags", "vm_mm", "vm_pgoff", "vm_start")
+
+    __guarded_by__: Final = {"anon_vma": lockless_lookups("vm_mm.page_table_lock")}
+
+    vm_mm: MmState
+    """The address space that it is in. Set when it comes there."""
 
     def __init__(
         self, vm_start: int, vm_end: int, vm_flags: int, vm_pgoff: int, vm_file: Shmem | None

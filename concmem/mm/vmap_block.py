@@ -53,19 +53,22 @@ def vmap_bbmap_bits(nr_pages: int, nr_cpus: int) -> int:
 class VmapBlockQueue:
     """``struct vmap_block_queue``: the blocks that one CPU has made."""
 
-    # Looked up without the lock (``xa_load``): the caller owns an address of the block, so it is there.
-    __guarded_by__: Final = {"vmap_blocks": lockless_reads("xa_lock")}
+    __guarded_by__: Final = {"free": "lock", "vmap_blocks": "xa_lock"}
 
     def __init__(self, rt: Runtime) -> None:
         self.lock = rt.spinlock("vbq->lock")
         self.free: List[VmapBlock] = List()
-        """Blocks with free space. Written under `lock`, read without."""
+        """Blocks with free space."""
+        self.free_rcu = self.free
+        """The same, for who walks it without the lock."""
         self.xa_lock = rt.spinlock("vbq->xa_lock")
         self.vmap_blocks: dict[int, VmapBlock] = {}
         """
         Blocks by number: not those that the CPU made, but its share of all numbers, so that
         lookups of different blocks meet at different locks.
         """
+        self.xa_load = self.vmap_blocks.get
+        """Looks up without the lock: the caller owns an address of the block, so it is there."""
 
 
 class VmapBlock(ListHead):
@@ -182,7 +185,7 @@ class VmapBlocks:
     def find_vmap_block(self, address: int) -> VmapBlock | None:
         """The block that *address* is in."""
         # No lock: see above. One step of a dictionary is indivisible.
-        return self._addr_to_vb_queue(address).vmap_blocks.get(self._number(address))
+        return self._addr_to_vb_queue(address).xa_load(self._number(address))
 
     def for_each_vmap_block(self) -> Iterator[VmapBlock]:
         """Every block there is: free, partly used or full."""
@@ -198,7 +201,7 @@ class VmapBlocks:
         """Addresses for up to `VMAP_MAX_ALLOC` pages, on this CPU's blocks first. May sleep."""
         size = 1 << get_order(nr_pages)
         vbq = self.vmap_block_queue.this()
-        for vb in list_for_each_entry_rcu(vbq.free):
+        for vb in list_for_each_entry_rcu(vbq.free_rcu):
             if vb.free.value < size:  # no lock: looked at again
                 continue
             with vb.lock:
@@ -307,7 +310,7 @@ class VmapBlocks:
         """Caller holds vmap_purge_lock."""
         for vbq in self.vmap_block_queue.all():
             purge: list[VmapBlock] = []
-            for vb in list_for_each_entry_rcu(vbq.free):
+            for vb in list_for_each_entry_rcu(vbq.free_rcu):
                 if not vb.is_fragmented():  # no lock: looked at again
                     continue
                 with vb.lock:

@@ -49,9 +49,13 @@ class WaitTable:
             bucket = self._buckets.setdefault(index, bucket)
         return bucket
 
+    def _bucket_of(self, page: Page) -> Bucket:
+        """The same, for who changes ``page->flags``, which several CPUs do from now on."""
+        return self.bucket(self._rt.watch(page))
+
     def trylock_page(self, page: Page) -> bool:
         """Set PG_locked if it is clear; never waits."""
-        with self.bucket(page).lock:
+        with self._bucket_of(page).lock:
             if page.flags & PG_LOCKED:
                 return False
             page.flags |= PG_LOCKED
@@ -59,7 +63,7 @@ class WaitTable:
 
     def lock_page(self, page: Page) -> None:
         """Set PG_locked, sleeping until whoever has it clears it."""
-        lock, queue = self.bucket(page)
+        lock, queue = self._bucket_of(page)
         with lock:
             while page.flags & PG_LOCKED:
                 page.flags |= PG_WAITERS
@@ -73,7 +77,7 @@ class WaitTable:
         Raises:
             LockMisuse: the page is not locked.
         """
-        bucket = self.bucket(page)
+        bucket = self._bucket_of(page)
         with bucket.lock:
             if not page.flags & PG_LOCKED:
                 raise LockMisuse(f"unlock_page: {page!r} is not locked")
@@ -91,7 +95,7 @@ class WaitTable:
 
         Another CPU may lock the page again before the caller looks.
         """
-        lock, queue = self.bucket(page)
+        lock, queue = self._bucket_of(page)
 
         def unlocked() -> bool:
             if not page.flags & PG_LOCKED:

@@ -34,6 +34,7 @@ from concmem.mm.per_cpu_pageset import PerCpuPageset
 from concmem.mm.statistics import ZoneStatistics
 from concmem.mm.wait_table import WaitTable
 from concmem.mm.watermark import PagesetSizes, Watermarks, stat_threshold, zone_pagesets
+from concmem.runtime.api import lockless_lookups
 from concmem.units import MAX_PAGE_ORDER, NR_PAGE_ORDERS, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
 
 if TYPE_CHECKING:
@@ -66,6 +67,15 @@ class Zone(MobilityGrouping):
         start_pfn, nr_pages: the range; an unpopulated zone has 0 pages.
         pageset_class, free_area_class, wait_table_class: what its parts are made of.
     """
+
+    # Watermark tests are estimates, and so is the boost that they read; see also `link_deferred`.
+    __guarded_by__: Final = {
+        "_above_mark": "lock",
+        "fast_mark": "lock",
+        **dict.fromkeys(
+            ("watermark_boost", "nr_reserved_highatomic", "deferred"), lockless_lookups("lock")
+        ),
+    }
 
     def __init__(
         self,

@@ -44,6 +44,7 @@ THIS_CPU = "THIS_CPU"
 """Guard name for ``__guarded_by__``: only the owning CPU touches the field."""
 
 _LOCKLESS: Final = "lockless reads; writes: "
+_LOOKUPS: Final = "lockless lookups; changes: "
 
 
 def lockless_reads(guard: str) -> str:
@@ -56,9 +57,24 @@ def lockless_reads(guard: str) -> str:
     return _LOCKLESS + guard
 
 
+def lockless_lookups(guard: str) -> str:
+    """
+    As `lockless_reads`, for what is looked at so often that only changes are observed.
+
+    Those of the dictionary or list that the field refers to, too, and of lists in such a dictionary.
+    """
+    return _LOOKUPS + guard
+
+
 def split_guard(guard: str) -> tuple[str, bool]:
     """The lock (or `THIS_CPU`) that *guard* names, and whether readers may do without."""
-    return guard.removeprefix(_LOCKLESS), guard.startswith(_LOCKLESS)
+    lock = guard.removeprefix(_LOCKLESS).removeprefix(_LOOKUPS)
+    return lock, lock != guard
+
+
+def are_reads_seen(guard: str) -> bool:
+    """Whether *guard* is not that of `lockless_lookups`."""
+    return not guard.startswith(_LOOKUPS)
 
 
 class Lock(Protocol):

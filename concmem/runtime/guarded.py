@@ -17,7 +17,7 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from concmem.errors import BadArgument
-from concmem.runtime.api import THIS_CPU, split_guard
+from concmem.runtime.api import THIS_CPU, are_reads_seen, split_guard
 
 T = TypeVar("T")
 
@@ -48,12 +48,29 @@ def check_guards(obj: object) -> None:
             continue
         lock: Any = obj
         for name in guard.split("."):
-            lock = getattr(lock, name, None)
-        if not hasattr(lock, "locked"):
+            lock = getattr(lock, name, _NOTHING)
+            if lock is None:
+                break  # what has the lock comes and goes
+        if lock is not None and not hasattr(lock, "locked"):
             raise BadArgument(
                 f"{type(obj).__name__}.__guarded_by__: {field!r} is guarded by {guard!r}, "
                 "which is no lock of the object"
             )
+
+
+def guard_finder(path: str) -> Callable[[Any], Any]:
+    """What finds the lock at *path* from an object; ``None`` while nothing there has one."""
+    if "." not in path:
+        return attrgetter(path)
+    find = attrgetter(path)
+
+    def find_if_any(obj: Any) -> Any:
+        try:
+            return find(obj)
+        except AttributeError:
+            return None
+
+    return find_if_any
 
 
 def watched_class(cls: type[T], on_access: OnAccess) -> type[T]:
@@ -65,6 +82,7 @@ def watched_class(cls: type[T], on_access: OnAccess) -> type[T]:
     members: dict[str, Any] = {
         field: _watched_field(cls, field, guard, on_access)
         for field, guard in guards_of(cls).items()
+        if are_reads_seen(guard)
     }
     members["__slots__"] = ()
     members["__module__"] = cls.__module__
@@ -78,7 +96,7 @@ def _watched_field(cls: type, field: str, guard: str, on_access: OnAccess) -> pr
     slot = getattr(cls, field, _NOTHING)
     is_slot = hasattr(slot, "__set__")
     lock, _ = split_guard(guard)
-    find_guard = None if lock == THIS_CPU else attrgetter(lock)
+    find_guard = None if lock == THIS_CPU else guard_finder(lock)
 
     def read(obj: Any) -> Any:
         on_access(find_guard and find_guard(obj), field, False)

@@ -12,7 +12,7 @@ import ast
 import contextlib
 import importlib
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,19 +66,18 @@ def _own(function: ast.FunctionDef) -> Iterator[ast.AST]:
 
 
 class _Replace(ast.NodeTransformer):
-    """Wraps the context expressions that *wanted* names: ``with _wrap_(line, LOCK):``."""
+    """Wraps the locks of the *wanted* sections: ``with _wrap_(number, LOCK):``."""
 
-    def __init__(self, wanted: Callable[[int, str], bool]) -> None:
-        self._wanted = wanted
+    def __init__(self, wanted: Sequence[Section]) -> None:
+        self._wanted = {(section.line, section.lock): i for i, section in enumerate(wanted)}
 
     def visit_With(self, node: ast.With) -> ast.With:
         self.generic_visit(node)
         for item in node.items:
-            text = ast.unparse(item.context_expr)
-            if text not in NO_LOCKS and self._wanted(item.context_expr.lineno, text):
-                line = ast.Constant(item.context_expr.lineno)
+            number = self._wanted.get((item.context_expr.lineno, ast.unparse(item.context_expr)))
+            if number is not None:
                 name = ast.Name("_wrap_", ast.Load())
-                call = ast.Call(name, [line, item.context_expr], [])
+                call = ast.Call(name, [ast.Constant(number), item.context_expr], [])
                 item.context_expr = ast.copy_location(call, item.context_expr)
         return node
 
@@ -96,13 +95,12 @@ def _functions(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 @contextlib.contextmanager
-def wrapped(module_name: str, lines: set[int], wrap: Callable[[int, Any], Any]) -> Iterator[None]:
-    """Meanwhile, the locks of the sections at *lines* of a module go through *wrap*."""
+def wrapped(wanted: Sequence[Section], wrap: Callable[[Section, Any], Any]) -> Iterator[None]:
+    """Meanwhile, the locks of the *wanted* sections, all of one module, go through *wrap*."""
+    (module_name,) = {section.module for section in wanted}
     module = importlib.import_module(module_name)
     assert module.__file__ is not None
-    tree = _Replace(lambda line, _: line in lines).visit(
-        ast.parse(Path(module.__file__).read_text())
-    )
+    tree = _Replace(wanted).visit(ast.parse(Path(module.__file__).read_text()))
     code = compile(ast.fix_missing_locations(tree), module.__file__, "exec", dont_inherit=True)
     changed = {(c.co_qualname, c.co_firstlineno): c for c in _functions(code) if _is_changed(c)}
     undo: list[tuple[types.FunctionType, types.CodeType]] = []
@@ -112,8 +110,8 @@ def wrapped(module_name: str, lines: set[int], wrap: Callable[[int, Any], Any]) 
         if new is not None and new.co_freevars == function.__code__.co_freevars:
             undo.append((function, function.__code__))
             function.__code__ = new
-    assert undo, f"no function of {module_name} has a section at {lines}"
-    module._wrap_ = wrap  # type: ignore[attr-defined]
+    assert undo, f"no function of {module_name} is changed by {wanted}"
+    module._wrap_ = lambda number, lock: wrap(wanted[number], lock)  # type: ignore[attr-defined]
     try:
         yield
     finally:
@@ -136,27 +134,18 @@ def _all_functions(module: types.ModuleType) -> Iterator[types.FunctionType]:
                     yield member
 
 
-def without_lock(_line: int, lock: Any) -> Any:
+def without_lock(_section: Section, _lock: Any) -> Any:
     """The section runs, but takes nothing."""
     return contextlib.nullcontext()
 
 
 @contextlib.contextmanager
-def seen_sections(seen: set[tuple[str, int]]) -> Iterator[None]:
-    """Meanwhile, note every section that is entered on a CPU."""
-    by_module: dict[str, set[int]] = {}
-    for section in sections():
-        by_module.setdefault(section.module, set()).add(section.line)
-
-    def noting(module: str) -> Callable[[int, Any], Any]:
-        def wrap(line: int, lock: Any) -> Any:
-            seen.add((module, line))
-            return lock
-
-        return wrap
-
+def all_wrapped(wanted: Sequence[Section], wrap: Callable[[Section, Any], Any]) -> Iterator[None]:
+    """As `wrapped`, for sections of any modules."""
+    by_module: dict[str, list[Section]] = {}
+    for section in wanted:
+        by_module.setdefault(section.module, []).append(section)
     with contextlib.ExitStack() as stack:
-        for module, lines in by_module.items():
-            with contextlib.suppress(AssertionError):
-                stack.enter_context(wrapped(module, lines, noting(module)))
+        for sections_of_one in by_module.values():
+            stack.enter_context(wrapped(sections_of_one, wrap))
         yield

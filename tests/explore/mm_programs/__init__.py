@@ -5,10 +5,19 @@ from __future__ import annotations
 from concmem.workloads import WORKLOADS
 from concmem.workloads.hunting import hunting_program
 
-from . import leaks, pages, processes, services, slab, virtual
+from . import leaks, pages, processes, services, slab, slab_interrupts, virtual
 from .base import PROGRAMS
 
-__all__ = ["PROGRAMS", "leaks", "pages", "processes", "services", "slab", "virtual"]
+__all__ = [
+    "PROGRAMS",
+    "leaks",
+    "pages",
+    "processes",
+    "services",
+    "slab",
+    "slab_interrupts",
+    "virtual",
+]
 
 for workload in WORKLOADS:
     if workload != "kmalloc-large":  # tens of thousands of steps

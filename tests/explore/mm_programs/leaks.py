@@ -135,8 +135,8 @@ def leaks_found(m: Machine) -> Parts:
             kmemleak.scan()
 
     def owner() -> None:
-        for each in (*lost, *lost):
-            kmemleak.no_scan(each)
+        for each in (*lost, *lost, *8 * lost[:1]):
+            kmemleak.scan_area(each, 4096)  # as above
 
     return [scanner, owner], partial(end, m, *lost)
 
@@ -145,18 +145,17 @@ def leaks_found(m: Machine) -> Parts:
 def leaks_off(m: Machine) -> Parts:
     """The detector is switched off, and forgets everything, while others ask it and allocate."""
     kmemleak: Any = m.kmemleak
+    kept: list[Any] = m.run([lambda: [m.kmalloc(64) for _ in range(3)]])[0]
 
     def off() -> None:
         kmemleak.write("off")
         m.workqueue.drain()
 
     def other() -> None:
-        block = m.kmalloc(64)
-        for _ in range(2):
+        for _ in range(3):
             kmemleak.blocks()
-        m.kfree(block)
 
-    return [off, other], nothing
+    return [off, other], partial(end, m, *kept)
 
 
 @partial(program, kmemleak=True)
@@ -168,11 +167,11 @@ def leaks_given_up(m: Machine) -> Parts:
     m.run([lambda: kmemleak.not_leak(area[0])])
 
     def scan() -> None:
-        with suppress(BadArgument):  # it is off already
-            kmemleak.scan()
+        with kmemleak.scan_mutex:  # as the command does, which is refused when it is off
+            kmemleak.kmemleak_scan()
 
-    def overlap() -> None:
-        kmemleak.alloc(lost, 8, 0)
+    def off() -> None:
+        kmemleak.disable()
         m.workqueue.drain()
         m.vfree(area[0])
 
@@ -180,7 +179,7 @@ def leaks_given_up(m: Machine) -> Parts:
         m.run([lambda: kmemleak.write("clear")])
         end(m, lost)
 
-    return [scan, overlap], after
+    return [scan, off], after
 
 
 @partial(program, kmemleak=True)
@@ -193,12 +192,13 @@ def leaks_roots(m: Machine) -> Parts:
     class Owner:
         pass
 
-    kmemleak.register_root(Owner(), lambda _: [])
     kept = Owner()
+    kmemleak.register_root(Owner(), lambda _: [])
 
     def owner() -> None:
-        pool.free(pool.alloc())
-        kmemleak.register_root(kept, lambda _: [])
+        for _ in range(2):
+            pool.free(pool.alloc())
+            kmemleak.register_root(kept, lambda _: [])
 
     def after() -> None:
         m.run([pool.destroy])
@@ -234,3 +234,32 @@ def leaks_without_memory(m: Machine) -> Parts:
         m.run([m.rcu.rcu_barrier])
 
     return [body, body], after
+
+
+@partial(program, kmemleak=True)
+def leaks_by_itself_and_off(m: Machine) -> Parts:
+    """The detector gives up just when an automatic scan is about to begin."""
+    kmemleak: Any = m.kmemleak
+
+    def body() -> None:
+        with suppress(BadArgument):  # it is off already
+            kmemleak.write("scan=1")
+
+    def off() -> None:
+        kmemleak.disable()
+        m.workqueue.drain()
+
+    return [body, off], nothing
+
+
+@partial(program, kmemleak=True)
+def leaks_parked(m: Machine) -> Parts:
+    """A scan that lets others have the CPU in the middle of the list, while blocks are freed."""
+    kmemleak: Any = m.kmemleak
+    kept: list[Any] = m.run([lambda: [m.kmalloc(64) for _ in range(3)]])[0]
+
+    def free() -> None:
+        for address in kept:
+            m.kfree(address)
+
+    return [kmemleak.scan, free], nothing

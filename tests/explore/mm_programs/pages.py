@@ -244,10 +244,28 @@ def exhausted(m: Machine) -> Parts:
         m.free_pages(page)
 
     def other() -> None:
-        m.alloc_pages(1, ATOMIC_NOWARN)
+        assert m.alloc_pages(0, gfp.GFP_KERNEL | gfp.NOWARN) is None  # takes as long as the other
         m.free_pages(*taken.pop(0))
 
     def after() -> None:
         give_back(m, taken)
 
     return [must, other], after
+
+
+@program
+def offline_in_use(m: Machine) -> Parts:
+    """A page block cannot go offline, since a page of it is used."""
+    taken: list[Any] = m.run([partial(m.alloc_pages, 4)])
+    start = taken[0].pfn & -PAGEBLOCK_NR_PAGES
+
+    def body() -> None:
+        assert not m.offline_pages(start, PAGEBLOCK_NR_PAGES)
+
+    def other() -> None:
+        m.free_pages(m.alloc_pages(4), 4)
+
+    def after() -> None:
+        m.run([partial(m.free_pages, taken[0], 4)])
+
+    return [body, other], after

@@ -13,6 +13,9 @@ from concmem.mm.process_statistics import user_statistics
 
 from .base import Parts, nothing, program
 
+FAR = 1 << 34
+"""An address, and a distance, with page tables of its own."""
+
 
 @program
 def address_space(m: Machine) -> Parts:
@@ -165,7 +168,11 @@ def exit_under_use(m: Machine) -> Parts:
                 address = p.mmap(4096)
                 p.write(address, b"late")
 
-    return [p.exit, use], nothing
+    def leave() -> None:
+        p.brk(p.brk(0) + 4096)
+        p.exit()
+
+    return [leave, use], nothing
 
 
 @program
@@ -202,3 +209,38 @@ def users(m: Machine) -> Parts:
             user_statistics(m.processes, 1)
 
     return [body, reader], nothing
+
+
+@program
+def far_apart(m: Machine) -> Parts:
+    """One thread unmaps all that needs a page table, while another needs a new one."""
+    p = m.process()
+    m.run([lambda: p.mmap(4096, addr=FAR)])
+    m.run([lambda: p.write(FAR, b"first")])
+
+    def unmap() -> None:
+        p.munmap(FAR, 4096)
+
+    def touch() -> None:
+        address: Any = p.mmap(4096, addr=2 * FAR)
+        p.write(address, b"mine")
+
+    def after() -> None:
+        m.run([p.exit])
+
+    return [unmap, touch], after
+
+
+@program
+def closed(m: Machine) -> Parts:
+    """Shared memory goes while somebody counts its pages."""
+    p = m.process()
+    shmem: Any = m.run([lambda: m.shmem_create(4096)])[0]
+    address: list[Any] = m.run([lambda: p.mmap(4096, flags=MAP_SHARED, file=shmem)])
+    m.run([lambda: p.write(address[0], b"shared")])
+    m.run([p.exit])
+
+    def reader() -> None:
+        user_statistics(m.processes, 1)
+
+    return [shmem.close, reader], nothing

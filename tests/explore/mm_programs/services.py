@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from concmem.machine import Machine
+from concmem.mm.percpu_counter import PercpuCounter
 from concmem.mm.process_statistics import user_statistics
 
 from .base import Parts, nothing, program
@@ -130,3 +131,15 @@ def watched_zones(m: Machine) -> Parts:
         m.zones[0].statistics()
 
     return [body, reader], nothing
+
+
+@program
+def counted(m: Machine) -> Parts:
+    """What a CPU has counted so far moves to the common count, while another sums up."""
+    counter = PercpuCounter(m.runtime, "counter", 4)
+    m.run([lambda: counter.add(3)])
+
+    def reader() -> None:
+        assert counter.sum() in (3, 4)
+
+    return [lambda: counter.add(1), reader], nothing

@@ -146,7 +146,7 @@ def cpu_goes(m: Machine) -> Parts:
 @program
 def still_used(m: Machine) -> Parts:
     """Somebody wants to destroy a cache that another CPU uses."""
-    cache = m.kmem_cache_create("busy", 1500)
+    cache = m.kmem_cache_create("busy", 1500, flags=DEBUG_DEFAULT_FLAGS)
     kept: list[Any] = m.run([cache.alloc])
 
     def destroy() -> None:
@@ -154,8 +154,8 @@ def still_used(m: Machine) -> Parts:
             cache.destroy()
 
     def use() -> None:
-        addresses = [cache.alloc() for _ in range(5)]
-        for address in addresses:
+        for _ in range(3):
+            address = cache.alloc()
             assert address is not None
             cache.free(address)
 
@@ -168,13 +168,15 @@ def still_used(m: Machine) -> Parts:
 
 @program
 def bad_frees(m: Machine) -> Parts:
-    """Something is freed that is no object of a debug cache, while others of their slab are used."""
+    """An object of a debug cache is freed twice, while others of its slab are used."""
     c = m.kmem_cache_create("debug", 1000, flags=DEBUG_DEFAULT_FLAGS)
-    kept: list[Any] = m.run([c.alloc])
+    freed: list[Any] = m.run([lambda: [c.alloc() for _ in range(3)]])[0]
+    m.run([lambda: [c.free(freed[1]), c.free(freed[2])]])
 
     def twice() -> None:
-        with suppress(KernelBug):
-            c.free(kept[0] + 8)
+        for _ in range(2):
+            with suppress(KernelBug):
+                c.free_bulk([freed[1]])  # the other one is the next to be allocated
 
     def use() -> None:
         for _ in range(3):
