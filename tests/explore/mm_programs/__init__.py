@@ -20,5 +20,4 @@ __all__ = [
 ]
 
 for workload in WORKLOADS:
-    if workload != "kmalloc-large":  # tens of thousands of steps
-        PROGRAMS[workload] = hunting_program(workload, 4)
+    PROGRAMS[workload] = hunting_program(workload, 4)
