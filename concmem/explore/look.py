@@ -32,21 +32,25 @@ _BOTTOM: Final = (Execution._run_body.__code__, Execution.run_handler.__code__)
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 """In a ``repr``: other in each run."""
 
+_BRIEF: Final = 40
+"""Characters of a value, at most."""
+
 
 class _Brief(reprlib.Repr):
     """Short, and without addresses: taken out first, since their length is other in each run, too."""
 
     def repr_instance(self, x: Any, level: int) -> str:
-        """Of whatever is no number, string or container."""
-        text = _ADDRESS.sub("", repr(x))
-        if len(text) <= self.maxother:
+        """Of whatever is no number, string or container; also of what cannot say what it is."""
+        text = _ADDRESS.sub("", super().repr_instance(x, level))
+        if len(text) <= _BRIEF:
             return text
-        head = (self.maxother - 3) // 2
-        return f"{text[:head]}...{text[head + 3 - self.maxother :]}"
+        head = (_BRIEF - 3) // 2
+        return f"{text[:head]}...{text[head + 3 - _BRIEF :]}"
 
 
 _brief: Final = _Brief()
-_brief.maxstring = _brief.maxother = 40
+_brief.maxstring = _BRIEF
+_brief.maxother = sys.maxsize  # cut above
 
 
 class Labels:

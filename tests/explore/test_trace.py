@@ -10,6 +10,7 @@ import pytest
 from concmem import explore
 from concmem.explore import ControlledRuntime, Program
 from concmem.explore import operation as op
+from concmem.explore.look import show
 from concmem.explore.steps import Step, Trace
 
 from .programs import counter, lost_wakeup
@@ -379,3 +380,13 @@ def test_the_harness_is_no_place() -> None:
     files = {step.site.file for step in trace if step.site.file}
     assert not [name for name in files if "concmem/explore/" in name and "/tests/" not in name]
     assert sys.modules["concmem.mm.zone"].__file__ in files
+
+
+def test_a_value_that_cannot_say_what_it_is() -> None:
+    """It is shown all the same, by its class and without its address."""
+
+    class Mute:
+        def __repr__(self) -> str:
+            raise RuntimeError("not yet made")
+
+    assert show(Mute()) == "<Mute instance>"
