@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
@@ -51,13 +52,13 @@ def preemptions(
         points: they are among the first so many points of the operation.
         choices: how many others there are to go on.
     """
-    _check(points=points, choices=choices)
     return _preemptions(0, most, points, choices)
 
 
 def _preemptions(
     least: int, most: int, points: int, choices: int
 ) -> st.SearchStrategy[list[Preemption]]:
+    _check(points=points, choices=choices)
     if most == 0:
         return st.just([])
     # Fast paths have few points, so one of the first is as likely as one of all.
@@ -72,6 +73,7 @@ def _preemptions(
     return st.lists(one, min_size=least, max_size=most, unique_by=unique).map(sorted)
 
 
+@cache  # state machines ask for it at each operation that is drawn
 def placed(
     cpus: int, most: int, points: int, choices: int
 ) -> st.SearchStrategy[tuple[int, list[Preemption]]]:

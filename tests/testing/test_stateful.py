@@ -204,3 +204,13 @@ def test_what_cannot_be() -> None:
         state.add(cpu=2, n=1)
     with pytest.raises(BadArgument, match="cpu are drawn anyway"):
         operation(cpu=st.just(1))
+
+
+def test_a_machine_without_points() -> None:
+    """What its preemptions are drawn from is checked, as where they are drawn by hand."""
+
+    class Pointless(Counter):
+        points = 0
+
+    with pytest.raises(BadArgument, match="points"):
+        run_state_machine_as_test(Pointless, settings=QUIET)
