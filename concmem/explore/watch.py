@@ -153,11 +153,7 @@ def _watched_field(crew: Crew, cls: type, field: str, guard: str) -> property:
     slot = getattr(cls, field, _NOTHING)
     is_slot = hasattr(slot, "__set__")
     is_guarded = _guard_test(guard)
-    is_marked = split_guard(guard)[1]
-    # By 2 * whether it is a write + whether the guard is held: a dictionary's tuple would cost more.
-    table = _MARKED if is_marked else _PLAIN
-    kinds = [table[at >= 2, at % 2 == 1] for at in range(4)]
-    notes = [kind in op.NOTES for kind in kinds]
+    kinds = _MARKED if split_guard(guard)[1] else _PLAIN
     reads_seen = are_reads_seen(guard)
 
     def plain_read(obj: Any) -> Any:
@@ -176,15 +172,15 @@ def _watched_field(crew: Crew, cls: type, field: str, guard: str) -> property:
             operand = ex.fields[key] = Field(obj, field, guard, plain_read)
         # Fields that may be read without the guard are marked accesses all, so that a semaphore that was
         # downgraded is enough to write them: nobody else who has it does.
-        guarded = is_guarded(me, obj, is_write and not is_marked)
+        guarded = is_guarded(me, obj, is_write and kinds is _PLAIN)
         if operand.changeable and not is_write:
             # Who shares a semaphore only looks; anybody else may do what they want.
             is_write = not guarded or is_guarded(me, obj, True)
-        at = 2 * is_write + guarded
-        if notes[at]:
-            ex.trace += (me, kinds[at], operand)
+        kind = kinds[is_write, guarded]
+        if kind in op.NOTES:
+            ex.trace += (me, kind, operand)
         else:
-            me.kind = kinds[at]
+            me.kind = kind
             me.object = operand
             ex.point(me)
 
