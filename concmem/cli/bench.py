@@ -32,24 +32,30 @@ host what others take is not counted. Takes some seconds. Nothing is judged: the
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command's parser."""
+    summary = "measure speed and memory, as ratios in one run"
+    parser = _add_suite(subparsers, "bench", summary, DESCRIPTION, run)
+    suites = parser.add_subparsers(title="other suites", metavar="SUITE")
+    bench_sct.add_parser(suites)
+    summary = "controlled mode: points, switches, executions a second"
+    _add_suite(suites, "explore", summary, EXPLORE, run_explore)
+
+
+def _add_suite(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    summary: str,
+    description: str,
+    run: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
-        "bench",
-        help="measure speed and memory, as ratios in one run",
-        description=DESCRIPTION,
+        name,
+        help=summary,
+        description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - for stdout")
-    suites = parser.add_subparsers(title="other suites", metavar="SUITE")
-    bench_sct.add_parser(suites)
-    explore = suites.add_parser(
-        "explore",
-        help="controlled mode: points, switches, executions a second",
-        description=EXPLORE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    explore.set_defaults(run=run_explore)
-    explore.add_argument("--json", metavar="FILE", help="write the result as JSON; - for stdout")
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
