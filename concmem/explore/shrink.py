@@ -3,7 +3,8 @@ Shrinking: the simplest schedule, of the smallest program, that fails in the sam
 
 First the program: leave out bodies and operations while it still fails with the same identity (same kind, same
 class of error, same place). Then the schedule: leave out deviations, then move each to an earlier step and to a
-smaller choice; where many are left, look for the failure where few lead to it. Whatever comes out is the schedule that the execution really had, so it replays exactly.
+smaller choice; where many are left, look for the failure where few lead to it. Whatever comes out is the schedule
+that the execution really had, so it replays exactly.
 """
 
 from __future__ import annotations

@@ -375,8 +375,7 @@ class Zone(MobilityGrouping):
             flags=tuple(name for bit, name in enumerate(FLAG_NAMES) if flags >> bit & 1),
             pagesets=tuple(
                 self.pageset.of(cpu).statistics()
-                for cpu in range(self._rt.nr_cpus)
-                if self.present_pages
+                for cpu in range(self._rt.nr_cpus if self.present_pages else 0)
             ),
             nr_buddy_frees=self.nr_buddy_frees,
             nr_merges=self.nr_merges,
